@@ -1,0 +1,41 @@
+"""AutoEncoders within Flows (AEF) in Keras 3 and TensorFlow Probability.
+
+An AEF puts a Keras encoder and decoder inside a TFP bijector chain, with a learned flow
+over the core and a learned prior, so that an autoencoder is trained by maximum
+likelihood instead of the ELBO (Silvestri, Roos and Ambrogioni, ICLR 2023).
+
+Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`, `data`,
+`callbacks`, `config`, `training`. They are imported when they are first used:
+TensorFlow takes seconds to start, and `aef_tfp.config` does without.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF
+
+__all__ = ["IWAE", "VAE", "ExpandedAEF", "PartitionedAEF"]
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "bijectors",
+    "callbacks",
+    "config",
+    "data",
+    "flows",
+    "models",
+    "networks",
+    "pictures",
+    "training",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a submodule or a model on its first use."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"aef_tfp.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module("aef_tfp.models"), name)
+    raise AttributeError(f"module 'aef_tfp' has no attribute {name!r}")

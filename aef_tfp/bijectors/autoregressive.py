@@ -1,0 +1,85 @@
+"""The masked autoregressive bijector with an incremental sequential direction."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+__all__ = ["AutoregressiveConditioner", "MaskedAutoregressive", "affine_inverse"]
+
+
+class AutoregressiveConditioner(Protocol):
+    """What `MaskedAutoregressive` asks of its network; `networks.MADE` is the usual."""
+
+    def __call__(self, x: Any) -> Any:
+        """Maps `[..., d]` to parameters `[..., d, p]`; entry i sees `x[..., :i]`."""
+
+    def solve(self, base: Any, transform: Callable[[Any, Any], Any]) -> Any:
+        """Solves `x_i = transform(base_i, parameters_i(x))` for all i in turn."""
+
+
+def affine_inverse(parameters) -> tfb.Bijector:
+    """Scalar bijector whose *inverse* is `y -> scale * y + shift`.
+
+    Args:
+        parameters: `[..., 2]`, the shift and the raw scale;
+            `scale = softplus(raw) + 1e-3`.
+
+    Returns:
+        A bijector over scalars of batch shape `[...]`.
+    """
+    shift, raw_scale = tf.unstack(parameters, num=2, axis=-1)
+    scale = tf.nn.softplus(raw_scale) + 1e-3
+    return tfb.Invert(tfb.Chain([tfb.Shift(shift), tfb.Scale(scale)]))
+
+
+class MaskedAutoregressive(tfb.MaskedAutoregressiveFlow):
+    """Autoregressive bijector that samples in about one network pass.
+
+    The parallel direction is TFP's `MaskedAutoregressiveFlow`, unchanged: with the
+    conditioner's parameters p_i(y_1 ... y_{i-1}) and a scalar bijector B(p),
+
+        inverse: x_i = B(p_i(y)).inverse(y_i)     one network pass for all i
+        forward: y_i = B(p_i(y)).forward(x_i)     sequential in i
+
+    TFP's sequential direction evaluates the whole network `d` times. Here it asks the
+    conditioner to solve the recursion, and a MADE does so incrementally: step i
+    computes only what output i needs anew, so that `forward` costs about as many
+    multiplications as `inverse`. The numbers are those of the plain loop.
+
+    Args:
+        conditioner: Network with `__call__` and `solve`, see
+            `AutoregressiveConditioner`.
+        scalar_bijector: Callable from parameters `[..., p]` to a bijector over scalars.
+        validate_args: As in every TFP bijector.
+        name: Name of the operations.
+
+    Example:
+        >>> made = aef_tfp.networks.MADE(event_size=3)
+        >>> flow = MaskedAutoregressive(made)
+        >>> samples = flow.forward(tf.random.normal([16, 3]))
+
+    References: Germain et al., MADE (arXiv:1502.03509); Papamakarios et al., MAF
+    (arXiv:1705.07057).
+    """
+
+    def __init__(
+        self,
+        conditioner: AutoregressiveConditioner,
+        scalar_bijector: Callable[[Any], tfb.Bijector] = affine_inverse,
+        validate_args: bool = False,
+        name: str = "masked_autoregressive",
+    ):
+        self._conditioner = conditioner
+        self._scalar_bijector = scalar_bijector
+        super().__init__(
+            bijector_fn=lambda y: scalar_bijector(conditioner(y)),
+            validate_args=validate_args,
+            name=name,
+        )
+
+    def _forward(self, x):
+        return self._conditioner.solve(
+            x, lambda x_i, parameters: self._scalar_bijector(parameters).forward(x_i)
+        )

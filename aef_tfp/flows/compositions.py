@@ -1,0 +1,106 @@
+"""Flows made of flows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from aef_tfp.flows.base import Flow, adapt_forward, adapt_inverse, checked_flow
+
+__all__ = ["Inverted", "Stack"]
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class Stack(Flow):
+    """Composition of flows, the one next to the data first.
+
+    Args:
+        flows: Layers with a `.bijector`, in the order of `tfb.Chain`: `forward` runs
+            through them from last to first.
+        **kwargs: As in every Keras layer.
+
+    Example:
+        >>> flow = Stack([PixelSquash(1e-6), ActNorm(1)])
+        >>> flow.bijector.forward(tf.zeros([2, 8, 8, 1])).shape
+        TensorShape([2, 8, 8, 1])
+    """
+
+    def __init__(self, flows: Sequence[Any], **kwargs):
+        super().__init__(**kwargs)
+        self.flows = [checked_flow(flow) for flow in flows]
+        self.built = True
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """Chain of the flows' bijectors."""
+        return tfb.Chain([flow.bijector for flow in self.flows])
+
+    def adapt_inverse(self, y: tf.Tensor) -> tf.Tensor:
+        """Initializes the flows from data to base; returns `inverse(y)`."""
+        for flow in self.flows:
+            y = adapt_inverse(flow, y)
+        return y
+
+    def adapt_forward(self, x: tf.Tensor) -> tf.Tensor:
+        """Initializes the flows from base to data; returns `forward(x)`."""
+        for flow in reversed(self.flows):
+            x = adapt_forward(flow, x)
+        return x
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "flows": [keras.saving.serialize_keras_object(flow) for flow in self.flows],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Rebuilds the stack and its flows."""
+        flows = [
+            keras.saving.deserialize_keras_object(flow) for flow in config["flows"]
+        ]
+        return cls(**{**config, "flows": flows})
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class Inverted(Flow):
+    """A flow with its directions exchanged.
+
+    Args:
+        flow: Any layer with a `.bijector`.
+        **kwargs: As in every Keras layer.
+    """
+
+    def __init__(self, flow: Any, **kwargs):
+        super().__init__(**kwargs)
+        self.flow = checked_flow(flow)
+        self.built = True
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """TFP's `Invert` of the flow's bijector."""
+        return tfb.Invert(self.flow.bijector)
+
+    def adapt_inverse(self, y: tf.Tensor) -> tf.Tensor:
+        """Initializes the inner flow from its base; returns `inverse(y)`."""
+        return adapt_forward(self.flow, y)
+
+    def adapt_forward(self, x: tf.Tensor) -> tf.Tensor:
+        """Initializes the inner flow from its data; returns `forward(x)`."""
+        return adapt_inverse(self.flow, x)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "flow": keras.saving.serialize_keras_object(self.flow),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Rebuilds the flow."""
+        flow = keras.saving.deserialize_keras_object(config["flow"])
+        return cls(**{**config, "flow": flow})

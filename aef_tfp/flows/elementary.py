@@ -1,0 +1,138 @@
+"""Flows of one step without a network."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from aef_tfp.bijectors import PixelLogit
+from aef_tfp.flows.base import Flow
+
+__all__ = ["ActNorm", "Identity", "PixelSquash", "Reverse"]
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class ActNorm(Flow):
+    """Activation normalization, one scale and shift per entry of the last axis.
+
+    inverse: x = exp(log_scale) * y + shift. The last axis holds the features of a
+    vector `[..., n]` or the channels of an image `[..., H, W, C]`. `adapt_inverse` sets
+    mean 0 and standard deviation 1 over all the other axes; until then the layer is the
+    identity.
+
+    Args:
+        size: Size of the last axis.
+        **kwargs: As in every Keras layer.
+
+    Reference: Kingma and Dhariwal, Glow (arXiv:1807.03039).
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+        self.log_scale = self.add_weight(
+            name="log_scale", shape=(size,), initializer="zeros"
+        )
+        self.shift = self.add_weight(name="shift", shape=(size,), initializer="zeros")
+        self.built = True
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """Elementwise affine bijector."""
+        return tfb.Invert(
+            tfb.Chain(
+                [
+                    tfb.Shift(tf.convert_to_tensor(self.shift)),
+                    tfb.Scale(log_scale=tf.convert_to_tensor(self.log_scale)),
+                ]
+            ),
+            name="act_norm",
+        )
+
+    def adapt_inverse(self, y: tf.Tensor) -> tf.Tensor:
+        """Normalizes `inverse(y)` and returns it."""
+        mean, std = self._moments(y)
+        self.log_scale.assign(-tf.math.log(std))
+        self.shift.assign(-mean / std)
+        return self.bijector.inverse(tf.identity(y))
+
+    def adapt_forward(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalizes `forward(x)` and returns it."""
+        mean, std = self._moments(x)
+        self.log_scale.assign(tf.math.log(std))
+        self.shift.assign(mean)
+        return self.bijector.forward(tf.identity(x))
+
+    def _moments(self, values):
+        flat = tf.reshape(values, [-1, self.size])
+        mean, variance = tf.nn.moments(flat, axes=[0])
+        std = tf.sqrt(variance)
+        # A constant feature has no scale to normalize.
+        return mean, tf.where(std > 1e-6, std, tf.ones_like(std))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class Identity(Flow):
+    """The flow that does nothing."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.built = True
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """TFP's identity."""
+        return tfb.Identity()
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class PixelSquash(Flow):
+    """Flow without weights from real numbers to pixel values; see `PixelLogit`.
+
+    Args:
+        logit_lambda: Lambda of eq. 19, in [0, 0.5).
+        **kwargs: As in every Keras layer.
+    """
+
+    def __init__(self, logit_lambda: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.logit_lambda = logit_lambda
+        self._bijector = PixelLogit(logit_lambda)
+        self.built = True
+
+    @property
+    def bijector(self) -> PixelLogit:
+        """The logit of eq. 19, inverted."""
+        return self._bijector
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "logit_lambda": self.logit_lambda}
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class Reverse(Flow):
+    """Reverses the order of a vector's entries.
+
+    Args:
+        event_size: Number of entries.
+        **kwargs: As in every Keras layer.
+    """
+
+    def __init__(self, event_size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.event_size = event_size
+        self.built = True
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """A permutation."""
+        return tfb.Permute(np.arange(self.event_size, dtype=np.int32)[::-1])
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "event_size": self.event_size}

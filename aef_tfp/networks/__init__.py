@@ -1,0 +1,33 @@
+"""Keras layers and models that hold the weights of an AEF."""
+
+from aef_tfp.networks.autoencoders import (
+    conv_decoder,
+    conv_encoder,
+    dense_decoder,
+    dense_encoder,
+    get_decoder,
+    get_encoder,
+)
+from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.gaussian import (
+    DECODER_SCALES,
+    GaussianDecoder,
+    GaussianEncoder,
+)
+from aef_tfp.networks.made import MADE, MaskedDense
+
+__all__ = [
+    "DECODER_SCALES",
+    "MADE",
+    "GaussianDecoder",
+    "GaussianEncoder",
+    "MaskedDense",
+    "conv_decoder",
+    "conv_encoder",
+    "dense_decoder",
+    "dense_encoder",
+    "density_dtype",
+    "get_decoder",
+    "get_encoder",
+    "with_flat_batch",
+]

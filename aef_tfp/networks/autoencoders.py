@@ -1,0 +1,217 @@
+"""The small encoders and decoders: plain Keras models without Gaussian heads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from aef_tfp.networks.batching import density_dtype
+
+__all__ = [
+    "conv_decoder",
+    "conv_encoder",
+    "dense_decoder",
+    "dense_encoder",
+    "get_decoder",
+    "get_encoder",
+]
+
+
+def conv_encoder(event_shape: Sequence[int], dtype: Any = None) -> keras.Model:
+    """Builds the paper's small encoder up to its features (appendix D.1).
+
+    Two 3x3 convolutions of stride 2 with 64 and 128 channels, ReLU after each.
+
+    Args:
+        event_shape: `(height, width, channels)`, height and width divisible by 4.
+        dtype: Keras dtype policy; the global one if None.
+
+    Returns:
+        Model from `[batch, height, width, channels]` to
+        `[batch, height / 4 * width / 4 * 128]`.
+
+    Raises:
+        ValueError: If a side is not divisible by 4.
+    """
+    height, width, channels = _image_shape_divisible_by_4(event_shape)
+    options = {"padding": "same", "activation": "relu", "dtype": dtype}
+    return keras.Sequential(
+        [
+            _input((height, width, channels), dtype),
+            keras.layers.Conv2D(64, 3, strides=2, **options),
+            keras.layers.Conv2D(128, 3, strides=2, **options),
+            keras.layers.Flatten(dtype=dtype),
+        ],
+        name="conv_encoder",
+    )
+
+
+def conv_decoder(
+    latent_dim: int,
+    event_shape: Sequence[int],
+    num_outputs: int = 1,
+    dtype: Any = None,
+) -> keras.Model:
+    """Builds the paper's small decoder (appendix D.1).
+
+    A linear layer to `[height / 4, width / 4, 128]` without activation, then two
+    transposed 4x4 convolutions of stride 2 with a ReLU between them.
+
+    Args:
+        latent_dim: Number of latents d.
+        event_shape: `(height, width, channels)`, height and width divisible by 4.
+        num_outputs: Values per entry: 1 for the location, 2 for location and raw
+            scale side by side on the channel axis.
+        dtype: Keras dtype policy; the global one if None.
+
+    Returns:
+        Model from `[batch, latent_dim]` to
+        `[batch, height, width, channels * num_outputs]`.
+
+    Raises:
+        ValueError: If a side is not divisible by 4.
+    """
+    height, width, channels = _image_shape_divisible_by_4(event_shape)
+    small = (height // 4, width // 4, 128)
+    options = {"strides": 2, "padding": "same", "dtype": dtype}
+    return keras.Sequential(
+        [
+            _input((latent_dim,), dtype),
+            keras.layers.Dense(int(np.prod(small)), dtype=dtype),
+            keras.layers.Reshape(small, dtype=dtype),
+            keras.layers.Conv2DTranspose(64, 4, activation="relu", **options),
+            keras.layers.Conv2DTranspose(channels * num_outputs, 4, **options),
+        ],
+        name="conv_decoder",
+    )
+
+
+def dense_encoder(
+    event_shape: Sequence[int], hidden_units: Sequence[int] = (256, 256), dtype=None
+) -> keras.Model:
+    """Builds an encoder for vectors: ReLU layers of the widths given.
+
+    Args:
+        event_shape: Any shape; the event is flattened.
+        hidden_units: Widths; the last one is the number of features.
+        dtype: Keras dtype policy; the global one if None.
+
+    Returns:
+        Model from `[batch, *event_shape]` to `[batch, hidden_units[-1]]`.
+    """
+    return keras.Sequential(
+        [
+            _input(tuple(event_shape), dtype),
+            keras.layers.Flatten(dtype=dtype),
+            *_relu_layers(hidden_units, dtype),
+        ],
+        name="dense_encoder",
+    )
+
+
+def dense_decoder(
+    latent_dim: int,
+    event_shape: Sequence[int],
+    num_outputs: int = 1,
+    hidden_units: Sequence[int] = (256, 256),
+    dtype=None,
+) -> keras.Model:
+    """Builds a decoder to vectors: ReLU layers and a linear one.
+
+    Args:
+        latent_dim: Number of latents d.
+        event_shape: Shape of one event.
+        num_outputs: As in `conv_decoder`.
+        hidden_units: Widths of the ReLU layers.
+        dtype: Keras dtype policy; the global one if None.
+
+    Returns:
+        Model from `[batch, latent_dim]` to
+        `[batch, *event_shape[:-1], event_shape[-1] * num_outputs]`.
+    """
+    output_shape = (*event_shape[:-1], event_shape[-1] * num_outputs)
+    return keras.Sequential(
+        [
+            _input((latent_dim,), dtype),
+            *_relu_layers(hidden_units, dtype),
+            keras.layers.Dense(int(np.prod(output_shape)), dtype=dtype),
+            keras.layers.Reshape(output_shape, dtype=dtype),
+        ],
+        name="dense_decoder",
+    )
+
+
+def get_encoder(
+    identifier: Any, event_shape: Sequence[int], dtype: Any = None
+) -> keras.layers.Layer:
+    """Returns the encoder network that an identifier means.
+
+    Args:
+        identifier: A Keras layer or model, which is returned as it is; `"conv"`,
+            `"dense"`; or None for `"conv"` on images and `"dense"` on vectors.
+        event_shape: Shape of one event.
+        dtype: Keras dtype policy of a network built here.
+
+    Raises:
+        ValueError: If the identifier is unknown.
+    """
+    if isinstance(identifier, keras.layers.Layer):
+        return identifier
+    if _network_kind(identifier, event_shape, "encoder") == "conv":
+        return conv_encoder(event_shape, dtype=dtype)
+    return dense_encoder(event_shape, dtype=dtype)
+
+
+def get_decoder(
+    identifier: Any,
+    latent_dim: int,
+    event_shape: Sequence[int],
+    num_outputs: int = 1,
+    dtype: Any = None,
+) -> keras.layers.Layer:
+    """Returns the decoder network that an identifier means, as `get_encoder` does."""
+    if isinstance(identifier, keras.layers.Layer):
+        return identifier
+    if _network_kind(identifier, event_shape, "decoder") == "conv":
+        return conv_decoder(latent_dim, event_shape, num_outputs, dtype=dtype)
+    return dense_decoder(latent_dim, event_shape, num_outputs, dtype=dtype)
+
+
+def _network_kind(identifier: Any, event_shape: Sequence[int], role: str) -> str:
+    if identifier is None:
+        return "conv" if len(event_shape) == 3 else "dense"
+    if identifier not in ("conv", "dense"):
+        raise ValueError(
+            f"{role} must be 'conv', 'dense', None or a Keras layer or model, got "
+            f"{identifier!r}."
+        )
+    return identifier
+
+
+def _input(shape: tuple[int, ...], dtype: Any) -> keras.KerasTensor:
+    # An input without a dtype is float32, and rounds what a float64 network is given.
+    return keras.Input(shape, dtype=density_dtype(dtype))
+
+
+def _relu_layers(hidden_units, dtype) -> list[keras.layers.Layer]:
+    return [
+        keras.layers.Dense(units, activation="relu", dtype=dtype)
+        for units in hidden_units
+    ]
+
+
+def _image_shape_divisible_by_4(event_shape) -> tuple[int, int, int]:
+    if len(event_shape) != 3:
+        raise ValueError(
+            "The small convolutional networks need events of shape (height, width, "
+            f"channels), got {tuple(event_shape)}; use 'dense' or a Keras model."
+        )
+    height, width, channels = event_shape
+    if height % 4 or width % 4:
+        raise ValueError(
+            "The small convolutional networks need a height and width divisible by 4, "
+            f"got {height} x {width}; resize or pad the images, or pass your own "
+            "encoder and decoder."
+        )
+    return height, width, channels

@@ -1,0 +1,171 @@
+"""Networks with a diagonal Gaussian at the end: location and scale."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from aef_tfp.networks.batching import density_dtype, with_flat_batch
+
+__all__ = ["DECODER_SCALES", "GaussianDecoder", "GaussianEncoder"]
+
+DECODER_SCALES = ("independent", "dependent", "fixed")
+
+# Keeps a scale away from zero, where the encoder of eq. 4 is not invertible.
+_SCALE_FLOOR = 1e-5
+
+
+class _GaussianNetwork(keras.layers.Layer):
+    """Any Keras network, called with any batch shape, outputs in the density dtype."""
+
+    def __init__(self, network, input_shape: Sequence[int], **kwargs):
+        super().__init__(dtype=kwargs.pop("dtype", None) or density_dtype(), **kwargs)
+        self.network = network
+        self._network_input_shape = tuple(input_shape)
+        # One call builds the network, whatever its kind, and shows its outputs.
+        outputs = self._raw(tf.zeros((1, *input_shape), self.compute_dtype))
+        self._output_shapes = [tuple(y.shape[1:]) for y in outputs]
+
+    def _raw(self, x):
+        """Calls the network; its one or more outputs as a list in our dtype."""
+        outputs = tf.nest.flatten(self.network(x))
+        return [tf.cast(output, self.compute_dtype) for output in outputs]
+
+    def _refuse(self, allowed: str):
+        role = type(self).__name__.removeprefix("Gaussian").lower()
+        shapes = " and ".join(map(_batch, self._output_shapes))
+        raise ValueError(f"The {role} must return {allowed}, got {shapes}.")
+
+    def call(self, x):
+        """Maps `[..., *input]` to (location, scale), each `[..., *event]`."""
+        return with_flat_batch(
+            self._gaussian, x, event_ndims=len(self._network_input_shape)
+        )
+
+    def _gaussian(self, x):
+        raise NotImplementedError
+
+
+class GaussianEncoder(_GaussianNetwork):
+    """Encoder with Gaussian outputs: g_m and g_s of eq. 4, 9.
+
+    A network with one output is taken as features: two linear heads follow,
+
+        loc = linear(features),  scale = softplus(linear(features)) + 1e-5.
+
+    A network with two outputs is taken as (loc, scale) itself; its scale must be
+    positive.
+
+    Args:
+        network: Any Keras layer or model from `[batch, *event_shape]`.
+        event_shape: Shape of the network's input.
+        latent_dim: Number of latents d.
+        **kwargs: As in every Keras layer.
+
+    Raises:
+        ValueError: If the network has two outputs that are not `[batch, latent_dim]`,
+            or more than two.
+    """
+
+    def __init__(self, network, event_shape, latent_dim: int, **kwargs):
+        super().__init__(network, event_shape, **kwargs)
+        self.latent_dim = latent_dim
+        if len(self._output_shapes) == 1:
+            self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
+            self.loc_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
+            self.scale_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
+            self._gaussian(tf.zeros((1, *event_shape), self.compute_dtype))
+        elif self._output_shapes != [(latent_dim,)] * 2:
+            self._refuse(
+                f"features, or location and scale of shape [batch, {latent_dim}] each"
+            )
+        self.built = True
+
+    def _gaussian(self, x):
+        outputs = self._raw(x)
+        if len(outputs) == 2:
+            return tuple(outputs)
+        features = self.flatten(outputs[0])
+        scale = tf.nn.softplus(self.scale_head(features)) + _SCALE_FLOOR
+        return self.loc_head(features), scale
+
+
+class GaussianDecoder(_GaussianNetwork):
+    """Decoder with Gaussian outputs: f and sigma of eq. 5.
+
+    The scale is one of
+
+        fixed:        1
+        independent:  softplus(weight) + 1e-5, one weight per entry of the event
+        dependent:    softplus(network output) + 1e-5
+
+    For `dependent` the network returns location and raw scale side by side on its last
+    axis. A network with two outputs is taken as (loc, scale) itself, whatever
+    `scale` says; its scale must be positive.
+
+    Args:
+        network: Any Keras layer or model from `[batch, latent_dim]`.
+        latent_dim: Number of latents d.
+        event_shape: Shape of one event.
+        scale: `"fixed"`, `"independent"` or `"dependent"`.
+        initial_raw_scale: Where the weights of the independent scale start.
+        **kwargs: As in every Keras layer.
+
+    Raises:
+        ValueError: If `scale` is unknown or the network's output has the wrong shape.
+    """
+
+    def __init__(
+        self,
+        network,
+        latent_dim: int,
+        event_shape: Sequence[int],
+        scale: str = "independent",
+        initial_raw_scale: float = 0.0,
+        **kwargs,
+    ):
+        if scale not in DECODER_SCALES:
+            raise ValueError(
+                f"decoder_scale must be one of {', '.join(map(repr, DECODER_SCALES))}, "
+                f"got {scale!r}."
+            )
+        super().__init__(network, (latent_dim,), **kwargs)
+        self.scale = scale
+        event_shape = tuple(event_shape)
+        if len(self._output_shapes) == 2:
+            if self._output_shapes != [event_shape] * 2:
+                self._refuse(f"location and scale of shape {_batch(event_shape)} each")
+            self.scale = "own"
+        elif scale == "dependent":
+            doubled = (*event_shape[:-1], 2 * event_shape[-1])
+            if self._output_shapes != [doubled]:
+                self._refuse(
+                    f"location and raw scale on the last axis, {_batch(doubled)}, or "
+                    "as two outputs, for a dependent scale"
+                )
+        elif self._output_shapes != [event_shape]:
+            self._refuse(f"one output {_batch(event_shape)} or location and scale")
+        if self.scale == "independent":
+            self.raw_scale = self.add_weight(
+                name="raw_scale",
+                shape=event_shape,
+                initializer=keras.initializers.Constant(initial_raw_scale),
+            )
+        self.built = True
+
+    def _gaussian(self, z):
+        outputs = self._raw(z)
+        if self.scale == "own":
+            return tuple(outputs)
+        if self.scale == "dependent":
+            loc, raw_scale = tf.split(outputs[0], 2, axis=-1)
+            return loc, tf.nn.softplus(raw_scale) + _SCALE_FLOOR
+        loc = outputs[0]
+        if self.scale == "fixed":
+            return loc, tf.ones_like(loc)
+        scale = tf.nn.softplus(tf.convert_to_tensor(self.raw_scale)) + _SCALE_FLOOR
+        return loc, tf.broadcast_to(scale, tf.shape(loc))
+
+
+def _batch(shape: Sequence[int]) -> str:
+    return f"[batch, {', '.join(map(str, shape))}]"

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests; TensorFlow is set up before anything imports it."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+def pytest_configure(config):
+    # Two logical CPU devices stand in for two GPUs. It must precede any operation.
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+    """Two replicas. One strategy per process: several break later collectives."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def digit_images():
+    """All 1,797 digits, uint8 `[n, 8, 8, 1]`, 17 levels."""
+    from sklearn.datasets import load_digits
+
+    return load_digits().images[..., None].astype(np.uint8)

@@ -1,0 +1,367 @@
+"""Every bijector and flow: round trips and log-determinants, float64, no cache."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from calculus import fresh, log_det_by_autodiff, perturb
+
+from aef_tfp import bijectors, flows
+
+tfb = tfp.bijectors
+
+F64 = {"dtype": "float64"}
+
+
+def gaussian_conditioner(inputs, outputs, seed):
+    """A small nonlinear (loc, scale) network as a plain function."""
+    rng = np.random.default_rng(seed)
+    w_loc, w_scale = rng.normal(size=(2, inputs, outputs))
+
+    def conditioner(x):
+        return tf.tanh(x @ w_loc), tf.nn.softplus(x @ w_scale) + 0.1
+
+    return conditioner
+
+
+def image_mask():
+    return bijectors.center_mask((4, 4, 2), 5)
+
+
+# name -> (bijector or flow, shape of one example's base value(s), event_ndims)
+CASES = {
+    "pixel_logit": (lambda rng: bijectors.PixelLogit(1e-6), (3, 2, 1), 3),
+    "pixel_logit_colour": (lambda rng: bijectors.PixelLogit(0.05), (3,), 1),
+    "pixel_logit_plain": (lambda rng: bijectors.PixelLogit(0.0), (3,), 1),
+    "partition": (lambda rng: bijectors.Partition(image_mask()), [(5,), (27,)], [1, 1]),
+    "decoder_coupling": (
+        lambda rng: bijectors.decoder_coupling(gaussian_conditioner(2, 4, 0)),
+        [(2,), (4,)],
+        [1, 1],
+    ),
+    "encoder_coupling": (
+        lambda rng: bijectors.encoder_coupling(gaussian_conditioner(4, 2, 1)),
+        [(2,), (4,)],
+        [1, 1],
+    ),
+    "act_norm_vector": (lambda rng: perturb(flows.ActNorm(3, **F64), rng), (3,), 1),
+    "act_norm_image": (lambda rng: perturb(flows.ActNorm(2, **F64), rng), (3, 2, 2), 3),
+    "identity": (lambda rng: flows.Identity(**F64), (3,), 1),
+    "reverse": (lambda rng: flows.Reverse(4, **F64), (4,), 1),
+    "pixel_squash": (lambda rng: flows.PixelSquash(1e-3, **F64), (2, 2, 1), 3),
+    "autoregressive": (
+        lambda rng: perturb(flows.Autoregressive(4, 9, **F64), rng),
+        (4,),
+        1,
+    ),
+    "maf_1": (lambda rng: perturb(flows.MAF(1, 2, 7, **F64), rng), (1,), 1),
+    "maf_2": (lambda rng: perturb(flows.MAF(2, 2, 7, **F64), rng), (2,), 1),
+    # More entries than hidden units: some degrees have no unit.
+    "maf_wide": (lambda rng: perturb(flows.MAF(7, 1, 4, **F64), rng), (7,), 1),
+    "iaf": (
+        lambda rng: perturb(flows.IAF(3, num_layers=2, hidden_units=7, **F64), rng),
+        (3,),
+        1,
+    ),
+    "inverted": (
+        lambda rng: flows.Inverted(perturb(flows.ActNorm(3, **F64), rng), **F64),
+        (3,),
+        1,
+    ),
+    "stack": (
+        lambda rng: perturb(
+            flows.Stack(
+                [flows.PixelSquash(0.01, **F64), flows.ActNorm(1, **F64)], **F64
+            ),
+            rng,
+        ),
+        (2, 2, 1),
+        3,
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request, rng):
+    build, shapes, event_ndims = CASES[request.param]
+    made = build(rng)
+    bijector = made if isinstance(made, tfb.Bijector) else made.bijector
+    if isinstance(shapes, list):
+        base = [tf.constant(rng.normal(size=(6, *shape))) for shape in shapes]
+    else:
+        base = tf.constant(rng.normal(size=(6, *shapes)))
+    return bijector, base, event_ndims
+
+
+def data_event_ndims(bijector, base_event_ndims):
+    return bijector.forward_event_ndims(base_event_ndims)
+
+
+def test_every_flow_and_bijector_is_in_the_table():
+    exercised = set()
+
+    def visit(obj):
+        exercised.add(type(obj))
+        for part in (*getattr(obj, "flows", ()), getattr(obj, "flow", None)):
+            if part is not None:
+                visit(part)
+
+    for build, _, _ in CASES.values():
+        made = build(np.random.default_rng(0))
+        visit(made)
+        if not isinstance(made, tfb.Bijector):
+            visit(made.bijector)
+    flow_classes = {
+        value
+        for value in vars(flows).values()
+        if isinstance(value, type) and issubclass(value, flows.Flow)
+    }
+    assert flow_classes - {flows.Flow} <= exercised
+    assert {
+        bijectors.PixelLogit,
+        bijectors.Partition,
+        bijectors.PairCoupling,
+        bijectors.MaskedAutoregressive,
+    } <= exercised
+
+
+def test_round_trip_from_base(case):
+    bijector, base, _ = case
+    back = bijector.inverse(fresh(bijector.forward(base)))
+    for got, expected in zip(tf.nest.flatten(back), tf.nest.flatten(base), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_round_trip_from_data(case):
+    bijector, base, _ = case
+    data = fresh(bijector.forward(base))
+    again = bijector.forward(fresh(bijector.inverse(data)))
+    for got, expected in zip(
+        tf.nest.flatten(again), tf.nest.flatten(data), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_forward_log_det_is_the_jacobian_of_forward(case):
+    bijector, base, event_ndims = case
+    got = bijector.forward_log_det_jacobian(fresh(base), event_ndims)
+    got = tf.broadcast_to(got, [6])
+    for i in range(2):
+        example = tf.nest.map_structure(lambda x, i=i: x[i : i + 1], base)
+        expected = log_det_by_autodiff(bijector.forward, example)
+        np.testing.assert_allclose(got[i], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_inverse_log_det_is_the_jacobian_of_inverse(case):
+    bijector, base, event_ndims = case
+    data = fresh(bijector.forward(base))
+    got = bijector.inverse_log_det_jacobian(
+        fresh(data), data_event_ndims(bijector, event_ndims)
+    )
+    got = tf.broadcast_to(got, [6])
+    for i in range(2):
+        example = tf.nest.map_structure(lambda x, i=i: x[i : i + 1], data)
+        expected = log_det_by_autodiff(bijector.inverse, example)
+        np.testing.assert_allclose(got[i], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_finite_far_from_the_origin(case):
+    bijector, base, event_ndims = case
+    far = tf.nest.map_structure(lambda x: 1e3 * x, base)
+    data = bijector.forward(far)
+    log_det = bijector.forward_log_det_jacobian(fresh(far), event_ndims)
+    for value in (*tf.nest.flatten(data), log_det):
+        assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("logit_lambda", [0.0, 1e-6, 0.05])
+def test_pixel_logit_stays_inside_the_open_interval(dtype, logit_lambda):
+    bijector = bijectors.PixelLogit(logit_lambda)
+    x = bijector.forward(tf.constant([-1e3, -90.0, 0.0, 90.0, 1e3], dtype))
+    assert (x.numpy() > 0.0).all()
+    assert (x.numpy() < 1.0).all()
+    for pixels in (x.numpy(), np.array([0.0, 1.0], dtype)):
+        pixels = tf.constant(pixels)
+        assert np.isfinite(bijector.inverse(pixels)).all()
+        assert np.isfinite(bijector.inverse_log_det_jacobian(pixels, 0)).all()
+
+
+def test_pixel_logit_is_equation_19():
+    x = np.array([1e-4, 0.3, 0.5, 0.9999])
+    p = 0.05 + 0.9 * x
+    np.testing.assert_allclose(
+        bijectors.PixelLogit(0.05).inverse(x), np.log(p / (1 - p)), rtol=1e-12
+    )
+
+
+def test_pixel_logit_keeps_precision_at_bright_pixels():
+    # In float32, logit(lambda + (1 - 2 lambda) x) formed naively is off by 6 % of
+    # lambda there, which is 0.06 nats.
+    x = np.float32(1.0 - 2.0**-23)
+    exact = 1e-6 + (1 - 2e-6) * np.float64(x)
+    expected = np.log(exact) - np.log1p(-exact)
+    np.testing.assert_allclose(
+        bijectors.PixelLogit(1e-6).inverse(x), expected, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("logit_lambda", [-0.1, 0.5, np.nan])
+def test_pixel_logit_refuses_lambda_out_of_range(logit_lambda):
+    with pytest.raises(ValueError, match=r"logit_lambda must lie in \[0, 0.5\), got"):
+        bijectors.PixelLogit(logit_lambda)
+
+
+def test_coupling_is_equations_4_and_5():
+    def conditioner(x):
+        return x[..., :1] + 1.0, 2.0 * tf.ones_like(x[..., :1])
+
+    z, deviations = tf.constant([[3.0]]), tf.constant([[0.5]])
+    _, shell = bijectors.decoder_coupling(conditioner).forward([z, deviations])
+    np.testing.assert_allclose(shell, [[4.0 + 2.0 * 0.5]])
+    u, shell = tf.constant([[0.5]]), tf.constant([[3.0]])
+    z, _ = bijectors.encoder_coupling(conditioner).inverse([u, shell])
+    np.testing.assert_allclose(z, [[4.0 + 2.0 * 0.5]])
+
+
+def test_coupling_refuses_a_third_part():
+    with pytest.raises(ValueError, match="transformed must be 0 or 1, got 2"):
+        bijectors.PairCoupling(lambda x: (x, x), transformed=2)
+
+
+@pytest.mark.parametrize("kind", ["center", "corner", "random"])
+@pytest.mark.parametrize("event_shape", [(8, 8, 1), (7, 5, 3), (10,), (1, 9, 1)])
+def test_partition_masks_have_the_count_asked_for(kind, event_shape):
+    size = int(np.prod(event_shape))
+    for latent_dim in range(1, size):
+        mask = bijectors.partition_mask(kind, event_shape, latent_dim, seed=1)
+        assert mask.shape == event_shape
+        assert mask.sum() == latent_dim
+
+
+def test_center_mask_is_a_spiral_of_whole_pixels():
+    mask = bijectors.center_mask((6, 6, 2), 9 * 2)
+    expected = np.zeros((6, 6), bool)
+    expected[1:4, 1:4] = True  # a 3 x 3 square around pixel (2, 2)
+    np.testing.assert_array_equal(mask, np.stack([expected] * 2, axis=-1))
+
+
+def test_corner_mask_starts_with_the_corners_of_each_channel():
+    mask = bijectors.corner_mask((4, 5, 2), 6)
+    corners = np.zeros((4, 5), bool)
+    corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
+    np.testing.assert_array_equal(mask[..., 0], corners)
+    assert mask[..., 1].sum() == 2
+    assert not (mask[..., 1] & ~corners).any()
+
+
+def test_random_mask_follows_its_seed():
+    first, same, other = (
+        bijectors.partition_mask("random", (8, 8, 1), 20, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("partition", "latent_dim", "message"),
+    [
+        ("center", 64, r"latent_dim must lie in \[1, 63\].*got 64"),
+        ("center", 0, r"latent_dim must lie in \[1, 63\].*got 0"),
+        ("middle", 8, "must be one of 'center', 'corner', 'random'.*got 'middle'"),
+        (
+            np.zeros((8, 8, 1)),
+            8,
+            r"boolean array of shape \(8, 8, 1\), got dtype float",
+        ),
+        (np.zeros((8, 8), bool), 8, r"got dtype bool and shape \(8, 8\)"),
+        (np.eye(8, dtype=bool)[..., None], 7, "latent_dim = 7 True entries, got 8"),
+    ],
+)
+def test_partition_mask_refuses(partition, latent_dim, message):
+    with pytest.raises(ValueError, match=message):
+        bijectors.partition_mask(partition, (8, 8, 1), latent_dim)
+
+
+@pytest.mark.parametrize("mask", [np.ones(3, bool), np.zeros(3, bool), np.ones(3)])
+def test_partition_refuses_masks_without_two_parts(mask):
+    with pytest.raises(ValueError, match="mask must"):
+        bijectors.Partition(mask)
+
+
+def test_act_norm_normalizes_in_both_directions(rng):
+    values = tf.constant(3.0 + 2.0 * rng.normal(size=(50, 4, 4, 2)))
+    for adapt in (flows.adapt_inverse, flows.adapt_forward):
+        out = adapt(flows.ActNorm(2, **F64), values).numpy()
+        np.testing.assert_allclose(out.mean((0, 1, 2)), 0.0, atol=1e-12)
+        np.testing.assert_allclose(out.std((0, 1, 2)), 1.0, atol=1e-12)
+
+
+def test_act_norm_leaves_a_constant_feature_finite():
+    norm = flows.ActNorm(2, **F64)
+    out = flows.adapt_inverse(norm, tf.constant([[1.0, 5.0], [3.0, 5.0]], tf.float64))
+    np.testing.assert_allclose(out, [[-1.0, 0.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize("adapt", [flows.adapt_inverse, flows.adapt_forward])
+@pytest.mark.parametrize("kind", ["maf", "iaf"])
+def test_adapting_a_stack_returns_what_its_bijector_then_gives(kind, adapt, rng):
+    flow = perturb(flows.get(kind, 3, dtype="float64"), rng, scale=0.02)
+    values = tf.constant(rng.normal(size=(64, 3)))
+    out = adapt(flow, values)
+    through = (
+        flow.bijector.inverse
+        if adapt is flows.adapt_inverse
+        else (flow.bijector.forward)
+    )
+    np.testing.assert_allclose(out, through(fresh(values)), rtol=1e-9)
+    # The layer at the end of the pass is an ActNorm where the pass is parallel.
+    if (kind == "maf") == (adapt is flows.adapt_inverse):
+        np.testing.assert_allclose(out.numpy().mean(0), 0.0, atol=1e-9)
+        np.testing.assert_allclose(out.numpy().std(0), 1.0, atol=1e-9)
+
+
+def test_a_flow_sees_new_weights_at_once(rng):
+    norm = flows.ActNorm(2, **F64)
+    bijector, x = norm.bijector, tf.constant(rng.normal(size=(3, 2)))
+    before = bijector.inverse(x)
+    norm.shift.assign([1.0, 1.0])
+    np.testing.assert_allclose(norm.bijector.inverse(fresh(x)), before + 1.0)
+
+
+def test_flow_identifiers():
+    assert isinstance(flows.get("maf", 3), flows.MAF)
+    assert isinstance(flows.get("iaf", 3).flow, flows.MAF)
+    assert isinstance(flows.get("none", 3), flows.Identity)
+    assert isinstance(flows.get(None, 3), flows.Identity)
+    own = flows.ActNorm(3)
+    assert flows.get(own, 3) is own
+
+
+@pytest.mark.parametrize("identifier", ["glow", keras.layers.Dense(3), 7])
+def test_flow_refuses_what_has_no_bijector(identifier):
+    with pytest.raises(ValueError, match="A flow must be 'maf', 'iaf', 'none' or"):
+        flows.get(identifier, 3)
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        lambda: flows.MAF(3, num_layers=2, hidden_units=8),
+        lambda: flows.IAF(3, num_layers=2, hidden_units=8),
+        lambda: flows.Stack([flows.PixelSquash(0.05), flows.ActNorm(3)]),
+        lambda: flows.Stack([flows.Reverse(3), flows.Identity()]),
+    ],
+)
+def test_flows_survive_their_config(flow, rng):
+    original = perturb(flow(), rng, scale=0.1)
+    config = keras.saving.serialize_keras_object(original)
+    copy = keras.saving.deserialize_keras_object(config)
+    copy.set_weights(original.get_weights())
+    assert keras.saving.serialize_keras_object(copy) == config
+    y = tf.constant(rng.uniform(0.1, 0.9, size=(4, 3)), tf.float32)
+    np.testing.assert_array_equal(
+        original.bijector.inverse(fresh(y)), copy.bijector.inverse(fresh(y))
+    )

@@ -1,0 +1,239 @@
+"""MADE, encoders, decoders and Gaussian heads."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from calculus import fresh, perturb
+
+from aef_tfp import bijectors, networks
+from aef_tfp.networks import MADE, GaussianDecoder, GaussianEncoder
+
+tfb = tfp.bijectors
+
+
+def made_jacobian(made, x):
+    """d parameters / d x of one example, `[d, p, d]`."""
+    x = tf.constant(x[None])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        parameters = made(x)
+    return tape.jacobian(parameters, x).numpy()[0, :, :, 0]
+
+
+@pytest.mark.parametrize("event_size", [1, 2, 3, 6, 12])
+def test_made_forbidden_connections_are_exactly_zero(event_size, rng):
+    made = MADE(event_size, hidden_units=8, dtype="float64")
+    perturb(made, rng, scale=1.0)
+    reached = np.zeros((event_size, event_size))
+    for _ in range(20):
+        jacobian = made_jacobian(made, rng.normal(size=event_size))
+        for i in range(event_size):
+            assert (jacobian[i, :, i:] == 0.0).all()
+        reached += np.abs(jacobian).sum(1)
+    if event_size <= 8:  # with fewer units than degrees some connections do not exist
+        assert (reached[np.tril_indices(event_size, -1)] > 0.0).all()
+
+
+def test_made_every_weight_gets_a_gradient(rng):
+    made = MADE(5, hidden_units=16, dtype="float64")
+    perturb(made, rng)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(made(tf.constant(rng.normal(size=(64, 5)))) ** 2)
+    for weight, gradient in zip(
+        made.trainable_weights,
+        tape.gradient(loss, made.trainable_weights),
+        strict=True,
+    ):
+        assert np.abs(gradient).max() > 0.0, weight.path
+
+
+def test_made_degrees_are_those_of_the_paper_sorted():
+    made = MADE(5, hidden_units=11)
+    assert (np.diff(made.degrees) >= 0).all()
+    np.testing.assert_array_equal(
+        np.bincount(made.degrees), np.bincount(np.arange(11) % 4 + 1)
+    )
+
+
+@pytest.mark.parametrize("d", [2, 32])
+def test_made_parameter_count(d):
+    made = MADE(d)
+    made.build()
+    blocks = 4 * (256 * 256 + 256)
+    assert made.count_params() == d * 256 + 256 + blocks + 256 * 2 * d + 2 * d
+
+
+@pytest.mark.parametrize("event_size", [1, 2, 5, 9, 40])
+@pytest.mark.parametrize("num_blocks", [0, 1, 2])
+def test_incremental_sampling_equals_the_plain_loop(event_size, num_blocks, rng):
+    made = MADE(event_size, hidden_units=16, num_blocks=num_blocks, dtype="float64")
+    made.build()
+    perturb(made, rng, scale=0.1)
+    plain = tfb.MaskedAutoregressiveFlow(
+        bijector_fn=lambda y: bijectors.affine_inverse(made(y))
+    )
+    x = tf.constant(rng.normal(size=(2, 3, event_size)))
+    for compiled in (False, True):
+        fast = bijectors.MaskedAutoregressive(made).forward
+        fast = tf.function(fast, jit_compile=True) if compiled else fast
+        np.testing.assert_allclose(fast(fresh(x)), plain.forward(fresh(x)), rtol=1e-9)
+
+
+def test_incremental_sampling_has_gradients(rng):
+    made = perturb(MADE(4, hidden_units=8, dtype="float64"), rng)
+    made.build()
+    perturb(made, rng)
+    fast = bijectors.MaskedAutoregressive(made)
+    plain = tfb.MaskedAutoregressiveFlow(
+        bijector_fn=lambda y: bijectors.affine_inverse(made(y)), unroll_loop=True
+    )
+    x = tf.constant(rng.normal(size=(3, 4)))
+    gradients = []
+    for bijector in (fast, plain):
+        with tf.GradientTape() as tape:
+            inputs = fresh(x)
+            tape.watch(inputs)
+            loss = tf.reduce_sum(bijector.forward(inputs) ** 2)
+        gradients.append(tape.gradient(loss, [inputs, *made.trainable_weights]))
+    for got, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"event_size": 0}, "event_size must be at least 1, got 0"),
+        (
+            {"event_size": 3, "hidden_units": 0},
+            "hidden_units must be at least 1, got 0",
+        ),
+        ({"event_size": 3, "num_blocks": -1}, "num_blocks must be at least 0, got -1"),
+    ],
+)
+def test_made_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MADE(**arguments)
+
+
+def test_small_networks_have_the_papers_sizes():
+    encoder = networks.conv_encoder((28, 28, 1))
+    assert encoder.output_shape == (None, 7 * 7 * 128)
+    assert encoder.count_params() == (9 * 64 + 64) + (9 * 64 * 128 + 128)
+    decoder = networks.conv_decoder(2, (28, 28, 1))
+    assert decoder.output_shape == (None, 28, 28, 1)
+    linear = 2 * 6272 + 6272
+    assert decoder.count_params() == linear + (16 * 128 * 64 + 64) + (16 * 64 + 1)
+
+
+@pytest.mark.parametrize("event_shape", [(28, 30, 1), (30, 28, 1)])
+def test_small_networks_refuse_sides_not_divisible_by_4(event_shape):
+    sides = f"{event_shape[0]} x {event_shape[1]}"
+    for build in (
+        lambda: networks.conv_encoder(event_shape),
+        lambda: networks.conv_decoder(2, event_shape),
+    ):
+        with pytest.raises(ValueError, match=f"divisible by 4, got {sides}"):
+            build()
+
+
+def test_unknown_network_names_are_refused():
+    with pytest.raises(ValueError, match=r"encoder must be 'conv', 'dense'.*'resnet'"):
+        networks.get_encoder("resnet", (8, 8, 1))
+    with pytest.raises(ValueError, match=r"decoder must be 'conv', 'dense'.*'resnet'"):
+        networks.get_decoder("resnet", 2, (8, 8, 1))
+
+
+def test_encoder_heads_on_features(rng):
+    encoder = GaussianEncoder(networks.dense_encoder((5,), (7,)), (5,), 3)
+    loc, scale = encoder(tf.constant(rng.normal(size=(2, 4, 5)), tf.float32))
+    assert loc.shape == scale.shape == (2, 4, 3)
+    assert (scale.numpy() > 0.0).all()
+    assert encoder.count_params() == (5 * 7 + 7) + 2 * (7 * 3 + 3)
+
+
+def test_encoder_with_two_outputs_is_used_as_it_is(rng):
+    inputs = keras.Input((5,))
+    scale = keras.layers.Dense(3, activation="softplus")(inputs)
+    network = keras.Model(inputs, [keras.layers.Dense(3)(inputs), scale])
+    encoder = GaussianEncoder(network, (5,), 3)
+    x = tf.constant(rng.normal(size=(4, 5)), tf.float32)
+    for got, expected in zip(encoder(x), network(x), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert encoder.count_params() == network.count_params()
+
+
+def test_encoder_refuses_wrong_outputs():
+    inputs = keras.Input((5,))
+    network = keras.Model(inputs, [keras.layers.Dense(4)(inputs) for _ in range(2)])
+    message = r"encoder must return features.*\[batch, 3\] each, got \[batch, 4\]"
+    with pytest.raises(ValueError, match=message):
+        GaussianEncoder(network, (5,), 3)
+
+
+def test_decoder_scales(rng):
+    z = tf.constant(rng.normal(size=(2, 3, 2)), tf.float32)
+    shape = (8, 8, 1)
+    networks_by_scale = {
+        scale: networks.conv_decoder(2, shape, num_outputs=outputs)
+        for scale, outputs in (("fixed", 1), ("independent", 1), ("dependent", 2))
+    }
+    scales = {}
+    for name, network in networks_by_scale.items():
+        decoder = GaussianDecoder(network, 2, shape, name)
+        loc, scales[name] = decoder(z)
+        assert loc.shape == scales[name].shape == (2, 3, *shape)
+        extra = 64 if name == "independent" else 0
+        assert decoder.count_params() == network.count_params() + extra
+    np.testing.assert_array_equal(scales["fixed"], 1.0)
+    np.testing.assert_allclose(scales["independent"], np.log(2.0) + 1e-5, rtol=1e-6)
+    assert np.ptp(scales["dependent"].numpy()) > 0.0
+
+
+def test_dependent_scale_is_read_from_the_second_half_of_the_channels():
+    network = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(6, bias_initializer="ones")]
+    )
+    network.layers[0].set_weights([np.zeros((2, 6)), np.arange(6.0)])
+    loc, scale = GaussianDecoder(network, 2, (3,), "dependent")(tf.zeros((1, 2)))
+    np.testing.assert_allclose(loc[0], [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(scale[0], np.log1p(np.exp([3, 4, 5])) + 1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "message"),
+    [
+        (4, "independent", r"one output \[batch, 3\].*got \[batch, 4\]"),
+        (3, "dependent", r"location and raw scale.*\[batch, 6\].*got \[batch, 3\]"),
+        (3, "own", "decoder_scale must be one of .*got 'own'"),
+    ],
+)
+def test_decoder_refuses(units, scale, message):
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+    with pytest.raises(ValueError, match=message):
+        GaussianDecoder(network, 2, (3,), scale)
+
+
+def test_densities_stay_float32_under_a_mixed_policy():
+    policy = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
+    network = networks.dense_encoder((5,), (7,), dtype=policy)
+    keras.config.set_dtype_policy(policy)
+    try:
+        encoder = GaussianEncoder(network, (5,), 3)
+        made = MADE(3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert network(tf.zeros((1, 5))).dtype == tf.bfloat16
+    assert {part.dtype for part in encoder(tf.zeros((1, 5)))} == {tf.float32}
+    assert made(tf.zeros((1, 3))).dtype == tf.float32
+
+
+@pytest.mark.parametrize("batch_shape", [(), (4,), (2, 3)])
+def test_any_number_of_batch_axes(batch_shape, rng):
+    made = MADE(3, hidden_units=8)
+    x = rng.normal(size=(*batch_shape, 3)).astype(np.float32)
+    flat = made(tf.constant(x.reshape(-1, 3)))
+    np.testing.assert_allclose(
+        made(tf.constant(x)), tf.reshape(flat, (*batch_shape, 3, 2)), rtol=1e-6
+    )
