@@ -1,0 +1,101 @@
+"""Checks of arguments, and noise from seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "NOISE_ALGORITHM",
+    "check_positive_scale",
+    "checked_count",
+    "checked_event_shape",
+    "normal_noise",
+    "shape_text",
+    "stateless_seed",
+    "uniform_noise",
+]
+
+# TensorFlow's default depends on the device and on XLA: the same seed would give other
+# noise.
+NOISE_ALGORITHM = "philox"
+
+
+def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns an event shape after a check.
+
+    Raises:
+        ValueError: If it is neither `(H, W, C)` nor `(n,)` with sides of at least 1.
+    """
+    shape = tuple(event_shape)
+    if len(shape) not in (1, 3) or not all(
+        isinstance(side, (int, np.integer)) and side >= 1 for side in shape
+    ):
+        raise ValueError(
+            "event_shape must be (height, width, channels) or (n,) with sides of at "
+            f"least 1, got {event_shape!r}."
+        )
+    return tuple(map(int, shape))
+
+
+def checked_count(name: str, value: Any, least: int = 1) -> int:
+    """Returns an integer argument after a check.
+
+    Raises:
+        ValueError: If `value` is not an integer of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be an integer, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+    return int(value)
+
+
+def stateless_seed(seed: int | None) -> tf.Tensor:
+    """Returns the `[2]` seed of TensorFlow's stateless operations.
+
+    Args:
+        seed: Any integer of 64 bits; None draws one from NumPy's global generator,
+            which `keras.utils.set_random_seed` seeds.
+    """
+    if seed is None:
+        seed = int(np.random.randint(2**63))
+    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    return tf.constant(np.array([low, high], np.uint32).view(np.int32))
+
+
+def uniform_noise(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Uniform numbers in [0, 1), the same with and without XLA.
+
+    The bits of `stateless_uniform` agree between the two, the floats made of them do
+    not: compiled and plain training would see different noise.
+    """
+    bits = tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=NOISE_ALGORITHM
+    )
+    return tf.cast(tf.bitwise.right_shift(bits, 8), dtype) * 2.0**-24
+
+
+def normal_noise(shape: Any, seed: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Standard normal numbers from the bits of `uniform_noise`."""
+    dtype = tf.as_dtype(dtype)
+    # Half a step away from 0 and 1, where the quantile is infinite.
+    return tf.math.ndtri(uniform_noise(shape, seed, dtype) + 2.0**-25)
+
+
+def check_positive_scale(role: str, scale: tf.Tensor) -> None:
+    """Raises a ValueError if a user's network gives a scale that is not positive."""
+    lowest = float(tf.reduce_min(scale))
+    if not lowest > 0.0:
+        raise ValueError(
+            f"The {role}'s second output is a scale and must be positive, got "
+            f"{lowest:g}; give it a softplus activation, or return one output and let "
+            "the model add its own scale."
+        )
+
+
+def shape_text(shape: Any) -> str:
+    """Returns a shape in the form of the messages: `[batch, 8, 8, 1]`."""
+    sides = ("batch" if side is None else str(side) for side in shape)
+    return f"[{', '.join(sides)}]"

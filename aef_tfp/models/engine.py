@@ -1,0 +1,421 @@
+"""The training engine: one `tf.function` step under any strategy, through `fit`.
+
+Keras's own step is replaced for what it does wrong or not at all here: it clips each
+replica's gradient before the sum, cannot loop several steps or compile with XLA under a
+strategy, and applies a non-finite update. Everything around the step (progress bar,
+callbacks, history) remains Keras's.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aef_tfp.models.arguments import (
+    NOISE_ALGORITHM,
+    checked_count,
+    stateless_seed,
+)
+
+__all__ = ["LikelihoodTrainer", "first_examples", "unpack_batch"]
+
+# Separates the noise of training from that of evaluation under one seed.
+_TRAIN, _TEST = 0, 1
+
+
+class LikelihoodTrainer(keras.Model):
+    """A model that is its own loss: the mean negative `objective` in nats (abstract).
+
+    Noise is stateless: every random number of a step is a function of (`seed`, step,
+    replica), so that a resumed run needs no generator state.
+
+    A step whose loss or gradient is not finite leaves the weights and the optimizer as
+    they are. `skipped_updates` counts those steps since the epoch began, and `fit`
+    stops with an error after `max_skipped_updates` of them in a row (see `compile`).
+
+    Args:
+        seed: Seed of all noise of `fit` and `evaluate`.
+        **kwargs: As in `keras.Model`.
+    """
+
+    def __init__(self, seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = checked_count("seed", seed, least=0)
+        self._loss_metric = keras.metrics.Mean(name="loss")
+        self._gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
+        self._skipped_metric = keras.metrics.Sum(name="skipped_updates")
+        self._test_step_metric = keras.metrics.Sum(name="test_steps")
+        self._max_skipped_updates = 20
+        self._skips_seen = 0
+        self._skips_in_a_row = 0
+        self.train_function: Any = None
+        self.test_function: Any = None
+
+    @property
+    @abstractmethod
+    def bits_per_dim_name(self) -> str:
+        """True name of the bits per dimension that `fit` and `evaluate` report."""
+
+    @abstractmethod
+    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Log-density, or its surrogate, to be maximized.
+
+        Args:
+            x: Batch as the data set gives it, `[batch, *event_shape]`.
+            seed: Stateless seed, `[2]` int32.
+
+        Returns:
+            Nats per example, `[batch]`.
+        """
+
+    @abstractmethod
+    def bits_per_dim(self, log_prob: Any) -> Any:
+        """Bits per dimension of log-densities in nats."""
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        *,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        run_eagerly: bool = False,
+        max_skipped_updates: int = 20,
+    ) -> None:
+        """Configures training. The model is its own loss, so none is passed.
+
+        Args:
+            optimizer: Keras optimizer. Its `global_clipnorm`, `clipnorm` or `clipvalue`
+                applies to the gradient summed over replicas.
+            steps_per_execution: Steps per call of the compiled training function.
+            jit_compile: Whether to compile the step with XLA; `"auto"` does if all
+                layers allow it. With more than one replica the step is never compiled.
+            run_eagerly: Run the step without `tf.function`, for debugging.
+            max_skipped_updates: Non-finite updates in a row after which `fit` raises
+                `FloatingPointError`.
+
+        Raises:
+            ValueError: If `max_skipped_updates` is below 1.
+        """
+        if max_skipped_updates < 1:
+            raise ValueError(
+                f"max_skipped_updates must be at least 1, got {max_skipped_updates!r}."
+            )
+        super().compile(
+            optimizer=optimizer,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+        )
+        self._max_skipped_updates = max_skipped_updates
+        # A compiled step cannot create variables, and a checkpoint wants them there.
+        self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self):
+        """Returns what `compile_from_config` needs; None before `compile`."""
+        if not self.compiled:
+            return None
+        return {
+            "optimizer": keras.optimizers.serialize(self.optimizer),
+            "steps_per_execution": self.steps_per_execution,
+            "jit_compile": self.jit_compile,
+            "max_skipped_updates": self._max_skipped_updates,
+        }
+
+    def compile_from_config(self, config):
+        """Compiles with a rebuilt optimizer, whose state is loaded next."""
+        optimizer = keras.optimizers.deserialize(config["optimizer"])
+        self.compile(**{**config, "optimizer": optimizer})
+
+    @property
+    def metrics(self):
+        """All trackers; `fit` resets them at each epoch."""
+        return [
+            self._loss_metric,
+            self._gradient_norm_metric,
+            self._skipped_metric,
+            self._test_step_metric,
+        ]
+
+    def reset_metrics(self):
+        """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
+        super().reset_metrics()
+        self._skips_seen = 0
+
+    def get_metrics_result(self):
+        """Returns the training metrics under the names that logs carry."""
+        return {
+            **self._likelihood_result(),
+            "gradient_norm": self._gradient_norm_metric.result(),
+            "skipped_updates": self._skipped_metric.result(),
+        }
+
+    def _likelihood_result(self):
+        loss = self._loss_metric.result()
+        # The mean over no example (all skipped) is not zero.
+        seen = tf.convert_to_tensor(self._loss_metric.count) > 0
+        loss = tf.where(seen, loss, np.nan)
+        return {"loss": loss, self.bits_per_dim_name: self.bits_per_dim(-loss)}
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras builds models and metrics here from the mean of the replicas' batches,
+        # which fails if those differ in size. This model is built when constructed.
+        pass
+
+    def make_train_function(self, force: bool = False):
+        """Builds the function that `fit` calls with an iterator."""
+        if self.train_function is not None and not force:
+            return
+        self._check_optimizer()
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            run_step = self._single_replica_step()
+        else:
+            run_step = self._replicated_step
+        self.train_function = self._looped(
+            run_step, self.get_metrics_result, self._stop_if_stuck
+        )
+
+    def make_test_function(self, force: bool = False):
+        """Builds the function that `evaluate` calls with an iterator."""
+        if self.test_function is not None and not force:
+            return
+        step = self._compiled(self._test_step)
+
+        def run_step(data):
+            self.distribute_strategy.run(step, args=(data,))
+
+        self.test_function = self._looped(run_step, self._likelihood_result)
+
+    def _looped(self, run_step, result, check=None):
+        """Returns a function that runs the next `steps_per_execution` batches.
+
+        It ends early, and without an error, where the data end: the steps done until
+        then count, in the logs too.
+        """
+
+        def run(iterator):
+            steps = 0
+            for _ in tf.range(self.steps_per_execution):
+                data = iterator.get_next_as_optional()
+                if data.has_value():
+                    run_step(data.get_value())
+                    steps += 1
+            return steps, result()
+
+        compiled = run if self.run_eagerly else tf.function(run, reduce_retracing=True)
+
+        def run_or_stop(iterator):
+            steps, logs = compiled(iterator)
+            if int(steps) == 0:
+                raise StopIteration
+            if check is not None:
+                check(int(steps), logs)
+            return logs
+
+        return run_or_stop
+
+    def _compiled(self, step):
+        # XLA and the variables of several replicas do not go together
+        # ("resource located in device ...").
+        single = self.distribute_strategy.num_replicas_in_sync == 1
+        if self.run_eagerly or not self.jit_compile or not single:
+            return step
+        return tf.function(step, jit_compile=True, reduce_retracing=True)
+
+    def _single_replica_step(self):
+        def step(data):
+            gradients, finite = self._gradient_step(data)
+            tf.cond(finite, lambda: self._apply(gradients), lambda: None)
+
+        step = self._compiled(step)
+        return lambda data: self.distribute_strategy.run(step, args=(data,))
+
+    def _replicated_step(self, data):
+        # The update stands outside `run`: a merge call inside a conditional inside a
+        # replica is not possible, a `run` inside a conditional is.
+        strategy = self.distribute_strategy
+        gradients, finite = strategy.run(self._gradient_step, args=(data,))
+        finite = strategy.experimental_local_results(finite)[0]
+        tf.cond(
+            finite,
+            lambda: strategy.run(self._apply, args=(gradients,)),
+            lambda: None,
+        )
+
+    def _gradient_step(self, data):
+        """Returns the gradient summed over replicas, clipped; whether it is finite."""
+        x = unpack_batch(data)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            objective = self.objective(
+                x, self._step_seed(_TRAIN, self.optimizer.iterations)
+            )
+            # A replica may have fewer examples than another, even none.
+            loss = -tf.reduce_sum(objective) / self._summed(
+                tf.cast(tf.size(objective), objective.dtype)
+            )
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+        *present, loss = self._summed([*present, loss])
+        gradients = _in_place_of_present(gradients, present)
+        norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        if replicas > 1:
+            gradients = self._clip(gradients, norm)
+        self._update_train_metrics(objective, norm, finite, replicas)
+        return gradients, finite
+
+    def _summed(self, values):
+        """Sums tensors over the replicas."""
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return values
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    def _update_train_metrics(self, objective, norm, finite, replicas):
+        if self.optimizer.loss_scale_factor is not None:
+            norm = norm / self.optimizer.loss_scale_factor
+        counted = tf.cast(finite, norm.dtype)
+        # A skipped step has no say in the means.
+        self._loss_metric.update_state(
+            tf.where(finite, -objective, tf.zeros_like(objective)),
+            sample_weight=tf.fill(tf.shape(objective), counted),
+        )
+        self._gradient_norm_metric.update_state(
+            tf.where(finite, norm, tf.zeros_like(norm)), sample_weight=counted
+        )
+        self._skipped_metric.update_state((1.0 - counted) / replicas)
+
+    def _apply(self, gradients):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            # Keras sums over the replicas once more, over `replicas` equal gradients.
+            # Divided, they also pass below its clipping, which would come first.
+            gradients = [None if g is None else g / replicas for g in gradients]
+        self.optimizer.apply(gradients, self.trainable_variables)
+
+    def _clip(self, gradients, norm):
+        """Clips as the optimizer asks, but after the sum over replicas."""
+        optimizer = self.optimizer
+        factor = optimizer.loss_scale_factor or 1.0
+        if optimizer.global_clipnorm:
+            limit = optimizer.global_clipnorm * factor
+            return tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]
+
+        def clip(g):
+            if optimizer.clipnorm:
+                return tf.clip_by_norm(g, optimizer.clipnorm * factor)
+            if optimizer.clipvalue:
+                limit = optimizer.clipvalue * factor
+                return tf.clip_by_value(g, -limit, limit)
+            return g
+
+        return [None if g is None else clip(g) for g in gradients]
+
+    def _test_step(self, data):
+        x = unpack_batch(data)
+        steps_before = tf.cast(self._local_test_steps(), tf.int64)
+        objective = self.objective(x, self._step_seed(_TEST, steps_before))
+        self._loss_metric.update_state(-objective)
+        self._test_step_metric.update_state(1.0)
+
+    def _local_test_steps(self):
+        # Read inside a replica, a metric's variable is that replica's own count.
+        return tf.convert_to_tensor(self._test_step_metric.variables[0])
+
+    def _step_seed(self, phase, step):
+        seed = stateless_seed(self.seed)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        for number in (phase, step, replica):
+            seed = tf.random.experimental.stateless_fold_in(
+                seed, tf.cast(number, tf.int64), alg=NOISE_ALGORITHM
+            )
+        return seed
+
+    def _check_optimizer(self):
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        if several and self.optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                "gradient_accumulation_steps works on one replica only, got "
+                f"{self.optimizer.gradient_accumulation_steps} with "
+                f"{self.distribute_strategy.num_replicas_in_sync} replicas; lower the "
+                "batch size per replica instead."
+            )
+
+    def _stop_if_stuck(self, steps: int, logs: Any) -> None:
+        """Raises after too many skipped updates in a row.
+
+        Within one execution of several steps, only a fully skipped one continues the
+        row.
+        """
+        skipped = int(logs["skipped_updates"])  # since the epoch began
+        new, self._skips_seen = skipped - self._skips_seen, skipped
+        self._skips_in_a_row = self._skips_in_a_row + new if new == steps else 0
+        if self._skips_in_a_row >= self._max_skipped_updates:
+            raise FloatingPointError(
+                f"{self._skips_in_a_row} updates in a row had a non-finite loss or "
+                "gradient and were skipped, after "
+                f"{int(self.optimizer.iterations.numpy())} good ones; check the data "
+                "for NaN and values out of range, lower the learning rate, or set "
+                "global_clipnorm in the optimizer."
+            )
+
+
+def unpack_batch(data: Any) -> Any:
+    """Returns the images of one batch; a label beside them is an error.
+
+    Raises:
+        ValueError: If the batch is a pair or a dictionary.
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 1:
+        return data[0]
+    if isinstance(data, (tuple, list, dict)):
+        kind = (
+            f"a dictionary with {', '.join(map(repr, data))}"
+            if isinstance(data, dict)
+            else f"a tuple of {len(data)}"
+        )
+        raise ValueError(
+            f"The model takes images alone, got {kind} per batch; drop the labels, "
+            "e.g. dataset.map(lambda image, label: image)."
+        )
+    return data
+
+
+def _in_place_of_present(gradients, reduced):
+    remaining = iter(reduced)
+    return [None if g is None else next(remaining) for g in gradients]
+
+
+def first_examples(x: Any, num_examples: int) -> Any:
+    """Returns the first examples of whatever `fit` accepts as data.
+
+    Args:
+        x: Array or tensor `[n, *event]`, a `tf.data.Dataset` of batches, or a data set
+            distributed by a strategy.
+        num_examples: How many to take at most.
+
+    Raises:
+        ValueError: If the data hold nothing.
+        TypeError: If `x` is of another kind, e.g. a generator that would be used up.
+    """
+    if isinstance(x, (np.ndarray, tf.Tensor)):
+        return x[:num_examples]
+    if not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+        raise TypeError(
+            f"Cannot take the first examples of {type(x).__name__} without using it "
+            "up; call model.adapt(batch) with one batch first."
+        )
+    parts, count = [], 0
+    for batch in x:
+        images = unpack_batch(batch)
+        local = tf.distribute.get_strategy().experimental_local_results(images)
+        parts.extend(local)
+        count += sum(len(part) for part in local)
+        if count >= num_examples:
+            break
+    if not parts:
+        raise ValueError("The data set is empty: it gave no batch.")
+    return tf.concat(parts, axis=0)[:num_examples]

@@ -1,0 +1,206 @@
+"""The expanded family: any feature map as the core, trained on the joint density."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aef_tfp.models.arguments import stateless_seed
+from aef_tfp.models.whole import WholeEventModel
+
+__all__ = ["ExpandedAEF"]
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class ExpandedAEF(WholeEventModel):
+    """AEF whose core is a feature map of the event, trained on the joint density.
+
+    The core is w = h(y) of the preprocessed event y, the shell is y itself
+    (section 3.2 of the paper). From data to base:
+
+        u = core_flow.inverse(h(y))
+        z = g_m(y) + g_s(y) * u                                  (eq. 9)
+        deviations = (y - f(z)) / sigma(z)
+        z0 = prior_flow.inverse(z)
+
+    Training maximizes `joint_log_prob(x) = log p(x, h(x))` (eq. 10, Algorithm 1). That
+    is *not* the likelihood: shrinking h raises it for free. `marginal_log_prob`
+    estimates log p(x). Nothing limits the choice of encoder, decoder and prior.
+
+    Args:
+        event_shape: `(H, W, C)` or `(n,)`.
+        latent_dim: Number of latents and of features, at least 1.
+        expansion: The map h: `"linear"` (flatten and one linear layer with bias), or
+            any Keras layer or model from events to `[batch, latent_dim]`.
+        **kwargs: As in `PairModel` and `GenerativeModel`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the expansion's output has
+            the wrong shape.
+
+    Example:
+        >>> model = ExpandedAEF((28, 28, 1), latent_dim=32)
+        >>> model.compile(keras.optimizers.Adam(1e-3))
+        >>> history = model.fit(images, batch_size=128, epochs=1)  # uint8 images
+        >>> model.marginal_log_prob(images[:4], num_samples=128).shape
+        TensorShape([4])
+
+    Reference: Silvestri, Roos, Ambrogioni, ICLR 2023, sections 3.2 and 3.3.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        expansion: Any = "linear",
+        **kwargs,
+    ):
+        super().__init__(event_shape, latent_dim, **kwargs)
+        dtype = self.dtype_policy.variable_dtype
+        self.expansion = _get_expansion(expansion, self.latent_dim, dtype)
+        output = self.expansion(tf.zeros((1, *self.event_shape), dtype))
+        if output.shape != (1, self.latent_dim):
+            raise ValueError(
+                f"The expansion must return [batch, {self.latent_dim}], got "
+                f"[batch, {', '.join(map(str, output.shape[1:]))}]."
+            )
+        self.built = True
+
+    @classmethod
+    def from_vae(cls, vae: WholeEventModel, expansion: Any = "linear") -> Self:
+        """Returns an AEF with copies of a VAE's networks and flows.
+
+        The expansion takes the place of the noise, and the posterior flow, inverted,
+        becomes the core flow. Only the expansion is new.
+
+        Args:
+            vae: A `VAE` or `IWAE`; it stays as it is.
+            expansion: As in the constructor.
+
+        Example:
+            >>> aef = ExpandedAEF.from_vae(vae)
+            >>> aef.compile(keras.optimizers.Adam(1e-3))
+            >>> history = aef.fit(images)
+        """
+        model = cls._with_parts_of(
+            vae,
+            core_flow=keras.saving.serialize_keras_object(vae.core_flow),
+            expansion=expansion,
+        )
+        model.core_flow.set_weights(vae.core_flow.get_weights())
+        return model
+
+    @property
+    def bits_per_dim_name(self) -> str:
+        """The objective is a joint density, and named so."""
+        return "joint_bits_per_dim"
+
+    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Not available: log p(x) has no closed form here.
+
+        Raises:
+            NotImplementedError: Always; the message names what to call.
+        """
+        raise NotImplementedError(
+            "ExpandedAEF has no exact log_prob; use marginal_log_prob(x, num_samples) "
+            "for an estimate of log p(x), or joint_log_prob(x) for the training "
+            "objective log p(x, h(x)), which is not a likelihood of x."
+        )
+
+    def joint_log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Returns log p(x, h(x)), the training objective (eq. 10).
+
+        Args:
+            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
+                dequantized, in [0, 1] where a pixel logit precedes the model.
+            seed: Seed of the dequantization of integers; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]`. Not comparable with a likelihood of x.
+
+        Raises:
+            ValueError: If `x` has a wrong shape, or values out of range.
+        """
+        return self._joint_log_prob(self.events.checked(x), stateless_seed(seed))
+
+    @tf.function(reduce_retracing=True)
+    def _joint_log_prob(self, x, seed):
+        return self.objective(x, seed)
+
+    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Joint log-density of the dequantized events, nats, `[batch]`."""
+        y, log_det = self._preprocess(x, seed)
+        return self._pair_log_prob(self.expansion(y), y) + log_det
+
+    def marginal_log_prob(
+        self,
+        x: Any,
+        num_samples: int = 128,
+        *,
+        proposal_scale: float = 0.05,
+        seed: int | None = None,
+    ) -> tf.Tensor:
+        """Estimates log p(x) by importance sampling (eq. 17 and 18).
+
+            log p(x) ~ log sum_k p(x, w_k) / q(w_k) - log K,
+            w_k ~ q = N(h(x), proposal_scale^2 I)
+
+        The estimate is a lower bound on average, and tightens as K grows; `- log K` is
+        included.
+
+        Args:
+            x: As in `joint_log_prob`.
+            num_samples: K, at least 1.
+            proposal_scale: Standard deviation of the proposal, positive. Tune it on
+                validation data: a wrong one gives a loose bound, never too high a value
+                on average.
+            seed: Seed of the dequantization and the proposal; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]`.
+
+        Raises:
+            ValueError: If `x` has a wrong shape or values out of range, or a number is
+                out of its range.
+        """
+        if not (np.isfinite(proposal_scale) and proposal_scale > 0.0):
+            raise ValueError(
+                f"proposal_scale must be a positive number, got {proposal_scale!r}."
+            )
+        return self._importance_log_prob(x, num_samples, proposal_scale, seed)
+
+    def _proposal_loc(self, y):
+        return self.expansion(y)
+
+    def _adapt_latents(self, y):
+        return self._adapt_pair(self.expansion(y), self._flat(y))
+
+    def get_config(self):
+        """Returns the constructor's arguments; networks as serialized objects."""
+        return {
+            **super().get_config(),
+            "expansion": keras.saving.serialize_keras_object(self.expansion),
+        }
+
+
+def _get_expansion(identifier: Any, latent_dim: int, dtype: Any) -> keras.layers.Layer:
+    if isinstance(identifier, keras.layers.Layer):
+        return identifier
+    if identifier != "linear":
+        raise ValueError(
+            f"expansion must be 'linear' or a Keras layer or model, got {identifier!r}."
+        )
+    # Uniform on +-1 / sqrt(inputs). The joint density rises as h shrinks, and training
+    # takes its time for that: from Keras's larger default the joint loss lags behind by
+    # 0.06 bits per dimension after 1,000 iterations on MNIST (d = 32).
+    initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    return keras.Sequential(
+        [
+            keras.layers.Flatten(dtype=dtype),
+            keras.layers.Dense(latent_dim, kernel_initializer=initializer, dtype=dtype),
+        ],
+        name="linear_expansion",
+    )

@@ -1,0 +1,251 @@
+"""Variational baselines on the same parts: VAE and IWAE."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aef_tfp import flows
+from aef_tfp.models.arguments import NOISE_ALGORITHM, checked_count, stateless_seed
+from aef_tfp.models.expanded import ExpandedAEF
+from aef_tfp.models.whole import WholeEventModel
+from aef_tfp.networks import density_dtype
+
+__all__ = ["IWAE", "VAE", "VariationalModel"]
+
+
+class VariationalModel(WholeEventModel):
+    """An autoencoder with a stochastic encoder (abstract).
+
+    z = g_m(y) + g_s(y) * posterior_flow.forward(epsilon), epsilon ~ N(0, I) (eq. 1), is
+    the encoding of an expanded AEF with noise in place of h(y). So the chain is the
+    same, its core flow is the posterior flow inverted, and
+
+        log p(x, z) - log q(z | x) = log p(epsilon, x) - log N(epsilon; 0, I)
+
+    where p(epsilon, x) is the density that the chain gives the pair.
+
+    Args:
+        event_shape: `(H, W, C)` or `(n,)`.
+        latent_dim: Number of latents d, at least 1.
+        posterior_flow: Flow of the posterior's noise: `"iaf"` (parallel here), `"maf"`
+            (sequential here), `"none"`, or a Keras layer with a `.bijector`.
+        **kwargs: As in `GenerativeModel`.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        posterior_flow: Any = "iaf",
+        **kwargs,
+    ):
+        checked_count("latent_dim", latent_dim)
+        dtype = density_dtype(kwargs.get("dtype"))
+        posterior_flow = flows.get(posterior_flow, latent_dim, dtype=dtype)
+        super().__init__(
+            event_shape,
+            latent_dim,
+            core_flow=flows.Inverted(posterior_flow, dtype=dtype),
+            **kwargs,
+        )
+        self.built = True
+
+    @classmethod
+    def from_aef(cls, aef: ExpandedAEF) -> Self:
+        """Returns a model with copies of an expanded AEF's networks and flows.
+
+        The AEF's core flow, inverted, is the posterior flow: an AEF with a MAF core is
+        a VAE with an IAF posterior.
+
+        Args:
+            aef: The model to copy from; it stays as it is.
+        """
+        posterior_flow = flows.Inverted(aef.core_flow, dtype=aef.events.dtype)
+        model = cls._with_parts_of(
+            aef, posterior_flow=keras.saving.serialize_keras_object(posterior_flow)
+        )
+        model.posterior_flow.set_weights(aef.core_flow.get_weights())
+        return model
+
+    @property
+    def posterior_flow(self) -> Any:
+        """The flow from epsilon to the standardized latents."""
+        return self.core_flow.flow
+
+    @abstractmethod
+    def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """A lower bound of log p(x), on average, in nats, `[batch]`."""
+
+    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Not available: there is a bound only.
+
+        Raises:
+            NotImplementedError: Always; the message names what to call.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no exact log_prob; use elbo(x) for the "
+            "training objective, a lower bound, or marginal_log_prob(x, num_samples) "
+            "for a tighter estimate of log p(x)."
+        )
+
+    def marginal_log_prob(
+        self, x: Any, num_samples: int = 128, *, seed: int | None = None
+    ) -> tf.Tensor:
+        """Estimates log p(x) by importance sampling with the encoder as proposal.
+
+            log p(x) ~ log sum_k p(x, z_k) / q(z_k | x) - log K
+
+        The estimate is a lower bound on average, and tightens as K grows.
+
+        Args:
+            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
+                dequantized, in [0, 1] where a pixel logit precedes the model.
+            num_samples: K, at least 1.
+            seed: Seed of the dequantization and the proposal; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]`.
+
+        Raises:
+            ValueError: If `x` does not fit the model or `num_samples` is below 1.
+        """
+        return self._importance_log_prob(x, num_samples, 1.0, seed)
+
+    def _bound(self, x, num_samples, seed):
+        """Log mean of `num_samples` importance weights of one dequantization."""
+        seeds = [
+            tf.random.experimental.stateless_fold_in(
+                seed, tf.constant(i, tf.int64), alg=NOISE_ALGORITHM
+            )
+            for i in range(num_samples + 1)
+        ]
+        y, log_det = self._preprocess(x, seeds[0])
+        noise = tf.stack([self._noise(tf.shape(y)[0], s) for s in seeds[1:]])
+        weights = self._log_weights_of(y, noise, tf.ones((), y.dtype))
+        log_sum = tf.reduce_logsumexp(weights, axis=0)
+        return log_sum - float(np.log(num_samples)) + log_det
+
+    def _proposal_loc(self, y):
+        return tf.zeros([tf.shape(y)[0], self.latent_dim], y.dtype)
+
+    def _adapt_latents(self, y):
+        epsilon = self._noise(tf.shape(y)[0], stateless_seed(self.seed))
+        return self._adapt_pair(epsilon, self._flat(y))
+
+    def get_config(self):
+        """Returns the constructor's arguments; networks as serialized objects."""
+        config = super().get_config()
+        del config["core_flow"]
+        posterior_flow = keras.saving.serialize_keras_object(self.posterior_flow)
+        return {**config, "posterior_flow": posterior_flow}
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class VAE(VariationalModel):
+    """Variational autoencoder with a posterior flow and a prior flow.
+
+    The paper's baseline: an IAF posterior and a MAF prior by default, otherwise the
+    parts of `ExpandedAEF` without the expansion. Training maximizes the one-sample ELBO
+    (eq. 2).
+
+    Args:
+        event_shape: `(H, W, C)` or `(n,)`.
+        latent_dim: Number of latents d, at least 1.
+        **kwargs: As in `VariationalModel` and `GenerativeModel`.
+
+    Example:
+        >>> model = VAE((28, 28, 1), latent_dim=32)
+        >>> model.compile(keras.optimizers.Adam(1e-3))
+        >>> history = model.fit(images, batch_size=128, epochs=1)  # uint8 images
+        >>> model.elbo(images[:4]).shape
+        TensorShape([4])
+
+    References: Kingma and Welling (arXiv:1312.6114); Kingma et al. (arXiv:1606.04934).
+    """
+
+    @property
+    def bits_per_dim_name(self) -> str:
+        """The objective is a bound, and named so."""
+        return "elbo_bits_per_dim"
+
+    def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Returns the one-sample ELBO.
+
+        Args:
+            x: As in `marginal_log_prob`.
+            seed: Seed of the dequantization and of epsilon; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]`: on average a lower bound of log p(x).
+
+        Raises:
+            ValueError: If `x` does not fit the model.
+        """
+        return self._elbo(self.events.checked(x), stateless_seed(seed))
+
+    @tf.function(reduce_retracing=True)
+    def _elbo(self, x, seed):
+        return self.objective(x, seed)
+
+    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """One-sample ELBO of the dequantized events, nats, `[batch]`."""
+        return self._bound(x, 1, seed)
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class IWAE(VariationalModel):
+    """Importance weighted autoencoder: a VAE trained on the K-sample bound.
+
+    Args:
+        event_shape: `(H, W, C)` or `(n,)`.
+        latent_dim: Number of latents d, at least 1.
+        num_importance_samples: K of the training objective, at least 1.
+        **kwargs: As in `VariationalModel` and `GenerativeModel`.
+
+    Raises:
+        ValueError: If `num_importance_samples` is below 1.
+
+    Reference: Burda, Grosse and Salakhutdinov (arXiv:1509.00519).
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        num_importance_samples: int = 5,
+        **kwargs,
+    ):
+        super().__init__(event_shape, latent_dim, **kwargs)
+        self.num_importance_samples = checked_count(
+            "num_importance_samples", num_importance_samples
+        )
+
+    @property
+    def bits_per_dim_name(self) -> str:
+        """The objective is a K-sample bound, and named so."""
+        return "iwae_bits_per_dim"
+
+    def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Returns the K-sample bound; arguments as in `VAE.elbo`."""
+        return self._elbo(self.events.checked(x), stateless_seed(seed))
+
+    @tf.function(reduce_retracing=True)
+    def _elbo(self, x, seed):
+        return self.objective(x, seed)
+
+    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """K-sample bound of the dequantized events, nats, `[batch]`."""
+        return self._bound(x, self.num_importance_samples, seed)
+
+    def get_config(self):
+        """Returns the constructor's arguments; networks as serialized objects."""
+        return {
+            **super().get_config(),
+            "num_importance_samples": self.num_importance_samples,
+        }

@@ -1,0 +1,345 @@
+"""`fit` and its step: strategies, clipping, guard, noise, bad data."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_models import small_model
+
+from aef_tfp import flows
+from aef_tfp.models import ExpandedAEF, PartitionedAEF
+from aef_tfp.models.arguments import stateless_seed
+
+FLOATS = np.random.default_rng(3).uniform(0.05, 0.95, (96, 4, 4, 1)).astype("float32")
+
+
+def tiny(cls=PartitionedAEF, optimizer=None, **compile_arguments):
+    keras.utils.set_random_seed(0)
+    flow = {"num_layers": 1, "hidden_units": 4, "num_blocks": 1}
+    model = small_model(
+        cls,
+        (4, 4, 1),
+        2,
+        dtype="float32",
+        num_levels=17,
+        core_flow=flows.MAF(2, **flow),
+        prior_flow=flows.MAF(2, **flow),
+    )
+    arguments = {"jit_compile": False, **compile_arguments}
+    model.compile(optimizer or keras.optimizers.Adam(1e-3), **arguments)
+    return model
+
+
+def batches(images, batch_size=16):
+    return tf.data.Dataset.from_tensor_slices(images).batch(batch_size)
+
+
+def weights(model):
+    return [w.numpy() for w in model.trainable_weights]
+
+
+def largest_difference(first, second):
+    return max(np.abs(a - b).max() for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF])
+def test_every_weight_moves_in_one_step(cls, digit_images):
+    flow = {"num_layers": 2, "hidden_units": 32}
+    core_flow, prior_flow = flows.MAF(3, **flow), flows.MAF(3, **flow)
+    model = cls((8, 8, 1), 3, num_levels=17, core_flow=core_flow, prior_flow=prior_flow)
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+    model.adapt(digit_images)
+    before = weights(model)
+    model.fit(digit_images[:32], batch_size=32, verbose=0)
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert (weight.numpy() != old).any(), weight.path
+
+
+def test_one_and_two_replicas_make_equal_updates(mirrored):
+    # SGD, because Adam hides a wrong factor; clipping that is active in every step;
+    # batches of 15, which two replicas cannot share evenly, and a last one of 1.
+    results = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        with strategy.scope():
+            model = tiny(
+                optimizer=keras.optimizers.SGD(1e-2, global_clipnorm=1.0),
+                steps_per_execution=4,
+            )
+        start = weights(model)
+        history = model.fit(
+            batches(FLOATS[:91], 15),
+            epochs=2,
+            validation_data=batches(FLOATS[:91], 15),
+            verbose=0,
+        ).history
+        results.append((weights(model), history))
+        assert min(history["gradient_norm"]) > 1.0
+    assert largest_difference(results[0][0], start) > 1e-3
+    assert largest_difference(results[0][0], results[1][0]) < 1e-6
+    for name, values in results[0][1].items():
+        np.testing.assert_allclose(values, results[1][1][name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("clipping", [{"clipnorm": 0.5}, {"clipvalue": 0.05}])
+def test_other_clippings_agree_over_replicas_too(mirrored, clipping):
+    results = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        with strategy.scope():
+            model = tiny(optimizer=keras.optimizers.SGD(1e-2, **clipping))
+        model.fit(batches(FLOATS[:32]), verbose=0)
+        results.append(weights(model))
+    assert largest_difference(*results) < 1e-6
+
+
+def test_global_clipping_limits_the_whole_step():
+    model = tiny(optimizer=keras.optimizers.SGD(1.0, global_clipnorm=0.01))
+    model.adapt(FLOATS)
+    before = weights(model)
+    model.fit(FLOATS[:16], batch_size=16, verbose=0)
+    moved = [a - b for a, b in zip(weights(model), before, strict=True)]
+    np.testing.assert_allclose(
+        np.sqrt(sum((m**2).sum() for m in moved)), 0.01, rtol=1e-3
+    )
+
+
+def test_xla_and_several_steps_per_execution_change_nothing():
+    # 5 steps of which one execution takes 3 at most: the last one is short.
+    results = []
+    for arguments in (
+        {"run_eagerly": True},
+        {"steps_per_execution": 3},
+        {"steps_per_execution": 3, "jit_compile": True},
+    ):
+        optimizer = keras.optimizers.SGD(1e-2, momentum=0.9, global_clipnorm=1.0)
+        model = tiny(optimizer=optimizer, **arguments)
+        images = (FLOATS[:80] * 17).astype(np.uint8)
+        history = model.fit(
+            batches(images), validation_data=batches(images), verbose=0
+        ).history
+        assert int(model.optimizer.iterations.numpy()) == 5
+        results.append((weights(model), history))
+    for other in results[1:]:
+        assert largest_difference(results[0][0], other[0]) < 1e-5
+        for name, values in results[0][1].items():
+            np.testing.assert_allclose(values, other[1][name], rtol=1e-4, err_msg=name)
+
+
+def nan_in_batch(number, batch_size=16):
+    images = FLOATS.copy()
+    images[number * batch_size] = np.nan
+    return images
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_non_finite_update_is_skipped_and_counted(replicas, mirrored):
+    strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
+    with strategy.scope():
+        guarded, clean = tiny(), tiny()
+    bad = nan_in_batch(2)
+    without = np.delete(FLOATS, np.s_[32:48], axis=0)
+    for model, images in ((guarded, bad), (clean, without)):
+        model.adapt(FLOATS)
+        history = model.fit(batches(images), verbose=0).history
+    assert largest_difference(weights(guarded), weights(clean)) < 1e-6
+    assert int(guarded.optimizer.iterations.numpy()) == 5
+    history = guarded.fit(batches(bad), verbose=0).history
+    assert history["skipped_updates"] == [1.0]
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_fit_stops_after_too_many_skips_in_a_row():
+    model = tiny(max_skipped_updates=8, steps_per_execution=2)
+    model.adapt(FLOATS)
+    # Six steps per epoch, one of them good: no row of eight.
+    images = np.full_like(FLOATS, np.nan)
+    images[:16] = FLOATS[:16]
+    model.fit(batches(images), epochs=3, verbose=0)
+    # All bad: the row goes on over the end of the epoch.
+    images[:] = np.nan
+    with pytest.raises(FloatingPointError, match="8 updates in a row had a non-finite"):
+        model.fit(batches(images), epochs=3, verbose=0)
+    assert np.isfinite(weights(model)[0]).all()
+
+
+def test_values_out_of_range_in_a_data_set_are_not_trained_on():
+    model = tiny()
+    model.adapt(FLOATS)
+    images = FLOATS.copy()
+    images[20] = 1.5
+    history = model.fit(batches(images), verbose=0).history
+    assert history["skipped_updates"] == [1.0]
+
+
+def test_noise_is_a_function_of_seed_and_step():
+    images = (FLOATS * 17).astype(np.uint8)
+    runs = []
+    for seed in (0, 0, 1):
+        model = tiny()
+        model.seed = seed
+        model.adapt(FLOATS)
+        model.fit(batches(images), verbose=0)
+        runs.append(weights(model))
+    assert largest_difference(runs[0], runs[1]) == 0.0
+    assert largest_difference(runs[0], runs[2]) > 0.0
+    first, second = (model.evaluate(images, verbose=0) for _ in range(2))
+    assert first == second
+
+
+def test_any_seed_of_64_bits_serves():
+    model = tiny()
+    model.seed = 2**63 - 1
+    model.fit((FLOATS * 17).astype(np.uint8), verbose=0)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        PartitionedAEF((8, 8, 1), 2, seed=-1)
+
+
+def test_noise_differs_from_step_to_step():
+    model = tiny(optimizer=keras.optimizers.SGD(0.0))
+    images = (FLOATS[:16] * 17).astype(np.uint8)
+    losses = model.fit(batches(images), epochs=3, verbose=0).history["loss"]
+    assert len(set(losses)) == 3
+    # Evaluation noise is fixed, and differs between batches.
+    twice = np.concatenate([images, images])
+    one = model.evaluate(images, verbose=0, return_dict=True)["loss"]
+    two = model.evaluate(twice, batch_size=16, verbose=0, return_dict=True)["loss"]
+    assert one != two
+
+
+def test_evaluate_weights_examples_not_batches():
+    model = tiny()
+    model.adapt(FLOATS)
+    result = model.evaluate(FLOATS[:20], batch_size=16, verbose=0, return_dict=True)
+    expected = model.log_prob(FLOATS[:20]).numpy()
+    np.testing.assert_allclose(result["loss"], -expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        result["bits_per_dim"], model.bits_per_dim(expected).mean(), rtol=1e-5
+    )
+
+
+def test_logs_have_their_true_names():
+    for cls, name in (
+        (PartitionedAEF, "bits_per_dim"),
+        (ExpandedAEF, "joint_bits_per_dim"),
+    ):
+        model = tiny(cls)
+        history = model.fit(FLOATS, validation_data=FLOATS, verbose=0).history
+        assert set(history) == {
+            "loss",
+            name,
+            "gradient_norm",
+            "skipped_updates",
+            "val_loss",
+            f"val_{name}",
+        }
+
+
+def test_fit_adapts_once():
+    model = tiny()
+    model.fit(batches(FLOATS), verbose=0)
+    model.optimizer.learning_rate.assign(0.0)
+    before = weights(model)
+    model.fit(batches(FLOATS[:16] * 0.5), verbose=0)
+    assert largest_difference(before, weights(model)) == 0.0
+
+
+def test_adapt_normalizes_every_act_norm(digit_images):
+    model = PartitionedAEF((8, 8, 1), 3, num_levels=17)
+    model.adapt(digit_images[:512])
+    x = model.dequantize(digit_images[:512], stateless_seed(model.seed))
+    y = model.preprocessing.bijector.inverse(x).numpy()
+    np.testing.assert_allclose([y.mean(), y.std()], [0.0, 1.0], atol=1e-3)
+    z0, _ = model.distribution.bijector.inverse(x)
+    np.testing.assert_allclose(z0.numpy().mean(0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(z0.numpy().std(0), 1.0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF])
+def test_overfits_64_images(cls, digit_images):
+    # 16 latents for 64 images: the model can nearly learn them by heart.
+    model = cls(
+        (8, 8, 1),
+        16,
+        num_levels=17,
+        core_flow=flows.MAF(16, num_layers=2),
+        prior_flow=flows.MAF(16, num_layers=2),
+    )
+    model.compile(
+        keras.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=25
+    )
+    images = digit_images[:64]
+    data = batches(images, 64).repeat()
+    history = model.fit(data, epochs=2, steps_per_epoch=300, verbose=0).history
+    name = model.bits_per_dim_name
+    unseen = model.evaluate(digit_images[64:128], verbose=0, return_dict=True)[name]
+    seen = model.evaluate(images, verbose=0, return_dict=True)[name]
+    # Training digits in earnest ends at 2.1 bits per dimension after 15 times as many
+    # different images.
+    assert seen < 1.7 < unseen
+    assert history["skipped_updates"] == [0.0, 0.0]
+    # Reconstructions are far better than the mean image, for which no latent is needed.
+    originals = model.dequantize(images, None)
+    error = np.abs(model.reconstruct(images) - originals).mean()
+    assert error < 0.4 * np.abs(originals - originals.numpy().mean(0)).mean()
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        (lambda m: m.fit(FLOATS, np.arange(96)), "images alone, got a second array"),
+        (lambda m: m.fit((FLOATS, np.arange(96))), "images alone, got a second array"),
+        (
+            lambda m: m.fit(batches((FLOATS, np.arange(96)))),
+            "data set of tuples of 2; drop the labels",
+        ),
+        (
+            lambda m: m.fit(batches({"image": FLOATS, "label": np.arange(96)})),
+            "data set of dicts of 2; drop the labels",
+        ),
+        (lambda m: m.fit(np.arange(96)), r"\[batch, 4, 4, 1\], got \[96\]"),
+        (lambda m: m.fit(batches(np.arange(96))), r"\[batch, 4, 4, 1\], got \[batch\]"),
+        (lambda m: m.fit(FLOATS * 255), r"must lie in \[0, 1\], got values from"),
+        (lambda m: m.fit(nan_in_batch(1)), "must be finite, got 16 NaN or infinite"),
+        (lambda m: m.fit(batches(FLOATS * 255)), r"must lie in \[0, 1\], got values"),
+        (
+            lambda m: m.fit(FLOATS, validation_data=(FLOATS, FLOATS)),
+            "validation_data: the model takes images alone",
+        ),
+        (
+            lambda m: m.evaluate(FLOATS, np.arange(96)),
+            "evaluate: the model takes images",
+        ),
+        (lambda m: m.fit(batches(FLOATS).take(0)), "data set is empty"),
+        (
+            lambda m: m.compile("adam", max_skipped_updates=0),
+            "max_skipped_updates must be at least 1, got 0",
+        ),
+    ],
+)
+def test_bad_data_is_refused_in_one_line(fit, message):
+    with pytest.raises(ValueError, match=message) as error:
+        fit(tiny())
+    assert "\n" not in str(error.value)
+
+
+def test_a_generator_is_not_used_up():
+    model = tiny()
+    with pytest.raises(TypeError, match=r"call model.adapt\(batch\) .* first"):
+        model.fit(iter([FLOATS]), steps_per_epoch=1)
+
+
+def test_gradient_accumulation_over_replicas_is_refused(mirrored):
+    with mirrored.scope():
+        model = tiny(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    model.adapt(FLOATS)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps works on one"):
+        model.fit(batches(FLOATS), verbose=0)
+
+
+def test_weights_cross_between_replicas_and_one_device(mirrored, tmp_path):
+    with mirrored.scope():
+        model = tiny()
+    model.fit(batches(FLOATS), verbose=0)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(model.log_prob(FLOATS), copy.log_prob(FLOATS), rtol=1e-6)
