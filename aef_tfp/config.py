@@ -1,0 +1,191 @@
+"""What a run is: one frozen dataclass, and the presets.
+
+This module imports no TensorFlow, so that `trainers/run.py --help` answers at once.
+"""
+
+import dataclasses
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from aef_tfp.data.registry import DATASETS
+
+__all__ = ["DEFAULT_PRESET", "PRESETS", "RunConfig", "get_preset"]
+
+ModelName = Literal["aef-center", "aef-corner", "aef-random", "aef-linear", "vae"]
+FlowName = Literal["maf", "iaf", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a run, apart from where files lie."""
+
+    dataset: str = "digits"
+    """Data set by its TFDS name; the known ones are in the list of presets."""
+
+    model: ModelName = "aef-center"
+    """AEF with these pixels, or linear features, as the core; or a VAE."""
+
+    latent_dim: int = 8
+    """Number of latents d."""
+
+    core_flow: FlowName = "maf"
+    """Flow over the core; inverted, it is the posterior flow of a VAE."""
+
+    prior_flow: FlowName = "maf"
+    """Flow over the latents."""
+
+    flow_layers: int = 4
+    """MADE layers per flow, K."""
+
+    flow_units: int = 256
+    """Hidden units of each MADE layer."""
+
+    decoder_scale: Literal["independent", "dependent", "fixed"] = "independent"
+    """Scale of the deviations: one weight per pixel, a decoder output, or 1."""
+
+    iterations: int = 100_000
+    """Training steps in all."""
+
+    batch_size: int = 128
+    """Images per step, over all devices."""
+
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+
+    clip_norm: float = 200.0
+    """Limit of the gradient's global norm."""
+
+    validation_interval: int = 500
+    """Steps between validations; progress and checkpoints come as often."""
+
+    patience: int = 0
+    """Stop after this many steps without a better validation loss; 0 never stops."""
+
+    max_skipped_updates: int = 20
+    """Stop with an error after this many non-finite updates in a row."""
+
+    steps_per_execution: int = 10
+    """Steps per call of the compiled training function."""
+
+    jit_compile: bool = True
+    """Compile the training step with XLA (one device only)."""
+
+    num_samples: int = 128
+    """Importance samples per test image, where the likelihood is an estimate."""
+
+    proposal_scale: float = 0.05
+    """Standard deviation of the importance sampling proposal (eq. 17)."""
+
+    num_marginal_images: int = 500
+    """Test images of that estimate; the first ones."""
+
+    seed: int = 3
+    """Seed of initialization, data order and all noise."""
+
+    def check(self) -> None:
+        """Checks what no later stage would name as clearly.
+
+        Raises:
+            ValueError: If a number is out of its range.
+        """
+        least_one = (
+            "latent_dim",
+            "flow_layers",
+            "flow_units",
+            "iterations",
+            "batch_size",
+            "validation_interval",
+            "max_skipped_updates",
+            "steps_per_execution",
+            "num_samples",
+            "num_marginal_images",
+        )
+        for name in least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}."
+                )
+        for name in ("learning_rate", "clip_norm", "proposal_scale"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"{name} must be a positive number, got {getattr(self, name)}."
+                )
+        for name in ("patience", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} must be at least 0, got {getattr(self, name)}."
+                )
+
+    def to_json(self) -> str:
+        """Returns the fields as JSON, one per line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_run(cls, run_dir: Path) -> "RunConfig":
+        """Reads the configuration of a run directory.
+
+        Raises:
+            FileNotFoundError: If the directory has no config.json.
+            ValueError: If that is no JSON, or has a field that does not exist.
+        """
+        path = run_dir / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
+        try:
+            fields: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}.") from None
+        unknown = set(fields) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(
+                f"{path} has unknown fields {', '.join(sorted(unknown))}; it was "
+                "written by another version."
+            )
+        return cls(**fields)
+
+
+def _presets() -> dict[str, RunConfig]:
+    # The 8 x 8 digits are few: a shorter run with early stopping.
+    small: dict[str, Any] = {
+        "iterations": 1500,
+        "batch_size": 64,
+        "validation_interval": 100,
+        "patience": 500,
+    }
+    presets = {}
+    for dataset in DATASETS:
+        for model in get_args(ModelName):
+            for latent_dim in (2, 4, 8, 16, 32):
+                presets[f"{dataset}-{model}-{latent_dim}"] = RunConfig(
+                    dataset=dataset,
+                    model=model,
+                    latent_dim=latent_dim,
+                    **(small if dataset == "digits" else {}),
+                )
+    return presets
+
+
+PRESETS = _presets()
+DEFAULT_PRESET = "digits-aef-center-8"
+
+
+def get_preset(name: str) -> RunConfig:
+    """Returns a preset by its name, `DATASET-MODEL-LATENT`.
+
+    Raises:
+        ValueError: If there is none; the message says what names look like.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    dataset = name.split("-")[0]
+    if dataset not in DATASETS:
+        raise ValueError(
+            f"Unknown preset {name!r}: its data set {dataset!r} is not one of "
+            f"{', '.join(DATASETS)}; see --list."
+        )
+    close = difflib.get_close_matches(name, PRESETS, n=3)
+    raise ValueError(
+        f"Unknown preset {name!r}; close to it: {', '.join(close)}; --list shows all."
+    )

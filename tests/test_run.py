@@ -1,0 +1,275 @@
+"""The command line, and the run directory it writes."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aef_tfp.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "trainers"))
+import run  # noqa: E402
+
+SMALL = [
+    "--flow-layers=1",
+    "--flow-units=8",
+    "--latent-dim=2",
+    "--no-jit-compile",
+    "--batch-size=32",
+    "--steps-per-execution=3",
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """A run of 10 iterations with a validation after each 4."""
+    run_dir = tmp_path_factory.mktemp("runs") / "straight"
+    arguments = [*SMALL, "--iterations=10", "--validation-interval=4"]
+    assert run.main([*arguments, f"--run-dir={run_dir}", f"--data-dir={data_dir}"]) == 0
+    return run_dir
+
+
+def history(run_dir):
+    with (run_dir / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def last_weights(run_dir):
+    (checkpoint,) = (run_dir / "checkpoints").iterdir()
+    import h5py
+
+    values = {}
+    with h5py.File(checkpoint / "model.weights.h5") as file:
+        file.visititems(
+            lambda name, item: (
+                values.update({name: item[()]})
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return values
+
+
+def test_run_directory_is_complete(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "best.keras",
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "history.csv",
+        "metrics.json",
+        "reconstructions.png",
+        "samples.png",
+        "tensorboard",
+    }
+    assert RunConfig.from_run(finished).latent_dim == 2
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["packages"]["keras"] == keras.__version__
+    assert list((finished / "tensorboard").glob("*/events*"))
+
+
+def test_history_has_a_row_per_validation(finished):
+    rows = history(finished)
+    assert [int(row["iteration"]) for row in rows] == [4, 8, 10]
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert {"bits_per_dim", "val_bits_per_dim", "loss", "val_loss"} <= set(rows[0])
+
+
+def test_metrics_name_their_estimator(finished):
+    records = json.loads((finished / "metrics.json").read_text())
+    assert [record["name"] for record in records] == ["log_prob", "bits_per_dim"]
+    nats, bits = records
+    assert nats["num_images"] == 300
+    assert nats["split"] == "test"
+    assert nats["estimator"].startswith("exact log-likelihood")
+    expected = -nats["value"] / (64 * np.log(2)) + np.log2(17)
+    np.testing.assert_allclose(bits["value"], expected, rtol=1e-6)
+
+
+def test_best_model_is_the_one_of_the_lowest_validation_loss(finished, data_dir):
+    from aef_tfp.data import evaluation_batches, load_splits
+
+    model = keras.saving.load_model(finished / "best.keras")
+    images = load_splits("digits", data_dir=data_dir).validation.images
+    loss = model.evaluate(evaluation_batches(images, 32), verbose=0, return_dict=True)
+    best = min(float(row["val_loss"]) for row in history(finished))
+    np.testing.assert_allclose(loss["loss"], best, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["samples.png", "reconstructions.png"])
+def test_pictures_show_something(finished, name):
+    image = tf.io.decode_png((finished / name).read_bytes()).numpy()
+    assert image.shape[1] == 8 * (8 * 4 + 1) + 1
+    assert image.std() > 20
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(finished, data_dir, tmp_path):
+    run_dir = tmp_path / "resumed"
+    shared = [f"--data-dir={data_dir}"]
+    first = [*SMALL, "--iterations=4", "--validation-interval=4"]
+    assert run.main([*first, f"--run-dir={run_dir}", *shared]) == 0
+    # As if the first part had been cut off after one more row.
+    with (run_dir / "history.csv").open("a") as file:
+        row = history(run_dir)[-1]
+        file.write(",".join({**row, "iteration": "12", "epoch": "2"}.values()) + "\n")
+    assert run.main([f"--resume={run_dir}", "--iterations=10", *shared]) == 0
+    assert history(run_dir) == history(finished)
+    expected, got = last_weights(finished), last_weights(run_dir)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_patience_is_counted_in_iterations(data_dir, tmp_path):
+    run_dir = tmp_path / "patient"
+    arguments = [*SMALL, "--iterations=40", "--validation-interval=2", "--patience=6"]
+    # The smallest step size changes nothing: the first validation stays the best.
+    arguments += ["--learning-rate=1e-30", f"--run-dir={run_dir}"]
+    assert run.main([*arguments, f"--data-dir={data_dir}"]) == 0
+    assert [int(row["iteration"]) for row in history(run_dir)] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix", "estimator"),
+    [
+        ("aef-linear", "joint", "no likelihood of x"),
+        ("vae", "elbo", "one-sample ELBO, a lower bound"),
+    ],
+)
+def test_runs_name_their_objective_and_the_marginal(
+    model, prefix, estimator, data_dir, tmp_path, capsys
+):
+    run_dir = tmp_path / "run"
+    arguments = [f"digits-{model}-2", *SMALL, "--iterations=2", "--num-samples=4"]
+    arguments += ["--num-marginal-images=20", f"--run-dir={run_dir}"]
+    assert run.main([*arguments, f"--data-dir={data_dir}"]) == 0
+    records = json.loads((run_dir / "metrics.json").read_text())
+    by_name = {record["name"]: record for record in records}
+    assert set(by_name) == {
+        f"{prefix}_log_prob",
+        f"{prefix}_bits_per_dim",
+        "marginal_log_prob",
+        "marginal_bits_per_dim",
+    }
+    assert by_name["marginal_bits_per_dim"]["num_samples"] == 4
+    assert by_name["marginal_bits_per_dim"]["num_images"] == 20
+    printed = capsys.readouterr().out
+    assert estimator in printed
+    assert "importance sampling with - log K" in printed
+    name = f"{prefix}_bits_per_dim"
+    assert {name, f"val_{name}"} <= set(history(run_dir)[0])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["mnist-aef-linear-33"],
+            "Unknown preset 'mnist-aef-linear-33'; close to it: mn",
+        ),
+        (["svhn-aef-linear-2"], "data set 'svhn' is not one of digits, mnist"),
+        (["--dataset", "svhn"], "no data set 'svhn'"),
+        (["--iterations", "0"], "iterations must be at least 1, got 0"),
+        (["--learning-rate=-1"], "learning_rate must be a positive number, got -1.0"),
+        (["--resume", "nowhere"], "nowhere holds no run: it has no config.json"),
+        (["--latent-dim", "64"], r"latent_dim must lie in [1, 63]"),
+        (["mnist-aef-center-2", "--data-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(argv) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_an_existing_run_is_never_overwritten(finished, capsys):
+    before = (finished / "config.json").stat().st_mtime_ns
+    assert run.main([f"--run-dir={finished}"]) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert (finished / "config.json").stat().st_mtime_ns == before
+
+
+def test_a_resumed_run_keeps_its_configuration(finished, capsys):
+    assert run.main([f"--resume={finished}", "--batch-size=16", "--seed=4"]) == 1
+    printed = capsys.readouterr().err
+    assert "batch_size (32 -> 16), seed (3 -> 4) would change" in printed
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = RunConfig(dataset="mnist", latent_dim=5, learning_rate=3e-4)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert RunConfig.from_run(tmp_path) == config
+    (tmp_path / "config.json").write_text('{"colour": 1}')
+    with pytest.raises(ValueError, match="has unknown fields colour"):
+        RunConfig.from_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        RunConfig.from_run(tmp_path)
+
+
+def test_preset_names_say_what_they_are():
+    assert DEFAULT_PRESET in PRESETS
+    for name, config in PRESETS.items():
+        assert name == f"{config.dataset}-{config.model}-{config.latent_dim}"
+    assert get_preset("mnist-aef-linear-32").iterations == 100_000
+
+
+def terminal(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "trainers" / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_help_and_list_do_not_start_tensorflow():
+    script = (
+        "import sys; sys.path.insert(0, 'trainers'); import run; run.main(['--list'])\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert "mnist-aef-center-32" in listed.stdout
+    assert "DATASET-MODEL-LATENT" in terminal("--help").stdout
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_no_tensorflow_noise(data_dir, tmp_path):
+    arguments = [*SMALL, "--iterations=2", f"--run-dir={tmp_path / 'run'}"]
+    done = terminal(*arguments, f"--data-dir={data_dir}")
+    assert done.stderr == ""
+    for noise in ("I0000", "WARNING", "Warning", "cuda", "oneDNN"):
+        assert noise not in done.stdout
+
+
+@pytest.mark.realdata
+def test_mnist_trains_from_its_data_directory(tmp_path):
+    import os
+
+    run_dir = tmp_path / "mnist"
+    arguments = ["mnist-aef-linear-32", "--iterations=60", "--validation-interval=60"]
+    arguments += [f"--run-dir={run_dir}", "--num-marginal-images=64", "--num-samples=8"]
+    assert run.main([*arguments, f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}"]) == 0
+    (row,) = history(run_dir)
+    # Far below the 8 bits of a uniform density; 2.0 comes after 500 iterations.
+    assert float(row["val_joint_bits_per_dim"]) < 3.5
