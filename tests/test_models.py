@@ -8,10 +8,16 @@ import pytest
 import tensorflow as tf
 from calculus import fresh, log_det_by_autodiff, perturb
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 from aef_tfp import flows
 from aef_tfp.models import ExpandedAEF, PartitionedAEF, bits_per_dim
+from aef_tfp.models.arguments import (
+    normal_noise,
+    normal_of_bits,
+    stateless_seed,
+    uniform_noise,
+)
 from aef_tfp.networks import dense_decoder, dense_encoder
 
 
@@ -225,6 +231,22 @@ def test_integer_events_are_dequantized_within_their_level():
     assert (
         model.log_prob(x, seed=5).numpy() != model.log_prob(x, seed=6).numpy()
     ).all()
+
+
+def test_noise_is_standard_and_finite_for_all_bits():
+    # One number in 2^24 is the highest: rounded to a probability of 1 it would turn an
+    # epoch's validation loss into NaN once in a hundred times.
+    ends = tf.constant([0, 2**31 - 1, 2**31, 2**32 - 1], tf.uint32)
+    for dtype in ("float32", "float64"):
+        low, below, above, high = normal_of_bits(ends, dtype).numpy()
+        np.testing.assert_allclose([high, above], [-low, -below], rtol=1e-5)
+        assert 5.0 < high < 6.0
+    numbers = normal_noise([100_000], stateless_seed(1), "float32").numpy()
+    assert kstest(numbers, "norm").pvalue > 0.01
+    levels = uniform_noise([100_000], stateless_seed(2), tf.float32).numpy()
+    assert kstest(levels, "uniform").pvalue > 0.01
+    assert levels.min() >= 0.0
+    assert levels.max() < 1.0
 
 
 @pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF])

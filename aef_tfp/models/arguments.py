@@ -12,6 +12,7 @@ __all__ = [
     "checked_count",
     "checked_event_shape",
     "normal_noise",
+    "normal_of_bits",
     "shape_text",
     "stateless_seed",
     "uniform_noise",
@@ -71,17 +72,27 @@ def uniform_noise(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tens
     The bits of `stateless_uniform` agree between the two, the floats made of them do
     not: compiled and plain training would see different noise.
     """
-    bits = tf.random.stateless_uniform(
-        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=NOISE_ALGORITHM
-    )
+    bits = _random_bits(shape, seed)
     return tf.cast(tf.bitwise.right_shift(bits, 8), dtype) * 2.0**-24
 
 
 def normal_noise(shape: Any, seed: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Standard normal numbers from the bits of `uniform_noise`."""
-    dtype = tf.as_dtype(dtype)
-    # Half a step away from 0 and 1, where the quantile is infinite.
-    return tf.math.ndtri(uniform_noise(shape, seed, dtype) + 2.0**-25)
+    """Standard normal numbers, the same with and without XLA."""
+    return normal_of_bits(_random_bits(shape, seed), dtype)
+
+
+def normal_of_bits(bits: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Maps uint32 bits to standard normal numbers, finite for all bits."""
+    # The middle of 2^23 cells of (0, 1). That is exact in float32; with one bit more,
+    # the highest would round to 1, whose quantile is infinite.
+    cell = tf.cast(tf.bitwise.right_shift(bits, 9), dtype)
+    return tf.math.ndtri((cell + 0.5) * 2.0**-23)
+
+
+def _random_bits(shape: Any, seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=NOISE_ALGORITHM
+    )
 
 
 def check_positive_scale(role: str, scale: tf.Tensor) -> None:
