@@ -5,17 +5,24 @@ over the core and a learned prior, so that an autoencoder is trained by maximum
 likelihood instead of the ELBO (Silvestri, Roos and Ambrogioni, ICLR 2023).
 
 Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`, `data`,
-`callbacks`, `config`, `training`. They are imported when they are first used:
-TensorFlow takes seconds to start, and `aef_tfp.config` does without.
+`metrics`, `callbacks`, `config`, `evaluation`, `training`. They are imported when they
+are first used: TensorFlow takes seconds to start, and `aef_tfp.config` does without.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF
+    from aef_tfp.models import (
+        IWAE,
+        VAE,
+        Autoencoder,
+        ExpandedAEF,
+        PartitionedAEF,
+        PixelMAF,
+    )
 
-__all__ = ["IWAE", "VAE", "ExpandedAEF", "PartitionedAEF"]
+__all__ = ["IWAE", "VAE", "Autoencoder", "ExpandedAEF", "PartitionedAEF", "PixelMAF"]
 
 __version__ = "0.1.0"
 
@@ -24,9 +31,12 @@ _SUBMODULES = (
     "callbacks",
     "config",
     "data",
+    "evaluation",
     "flows",
+    "metrics",
     "models",
     "networks",
+    "paper",
     "pictures",
     "training",
 )

@@ -9,13 +9,15 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from aef_tfp.models import AutoencodingModel, GenerativeModel
 from aef_tfp.pictures import image_grid
 
 __all__ = ["Checkpoints", "History", "SampleImages"]
@@ -44,7 +46,8 @@ class History(keras.callbacks.CSVLogger):
 class SampleImages(keras.callbacks.Callback):
     """Shows samples and reconstructions in TensorBoard after each validation.
 
-    The samples come from fixed noise, so that one sees them sharpen.
+    The samples come from fixed noise, so that one sees them sharpen. A model trained on
+    noisy images also shows noisy, denoised and original ones.
 
     Args:
         log_dir: TensorBoard's directory.
@@ -72,15 +75,24 @@ class SampleImages(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the grids."""
         step = self.iteration_of(epoch)
-        with self.writer.as_default():
+        for name, grid in self._grids():
+            with self.writer.as_default():
+                tf.summary.image(name, grid[None], step=step)
+
+    def _grids(self) -> Iterator[tuple[str, np.ndarray]]:
+        model, columns = self.model, self.num_columns
+        if isinstance(model, GenerativeModel):
             for temperature in self.temperatures:
-                samples = self.model.sample(self.num_columns**2, temperature, seed=0)
-                grid = image_grid(samples, self.num_columns)
-                tf.summary.image(f"samples/{temperature}", grid[None], step=step)
-            originals = self.model.dequantize(self.images, seed=None)
-            pairs = tf.concat([originals, self.model.reconstruct(self.images)], axis=0)
-            grid = image_grid(pairs, self.num_columns)
-            tf.summary.image("reconstructions", grid[None], step=step)
+                samples = model.sample(columns**2, temperature, seed=0)
+                yield f"samples/{temperature}", image_grid(samples, columns)
+        if isinstance(model, AutoencodingModel):
+            originals = model.dequantize(self.images, seed=None)
+            rows = [originals, model.reconstruct(self.images)]
+            yield "reconstructions", image_grid(tf.concat(rows, axis=0), columns)
+            if model.noise_std:
+                noisy = model.corrupt(self.images, seed=0)
+                rows = [noisy, model.reconstruct(noisy), originals]
+                yield "denoised", image_grid(tf.concat(rows, axis=0), columns)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Flushes what is written."""
@@ -135,6 +147,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.best = math.inf if state["best"] is None else state["best"]
         self.best_iteration = state["best_iteration"]
         model.load_weights(directory / "model.weights.h5")
+        self.stopped_early = self._patience_ended(iteration)
         return iteration
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -149,9 +162,13 @@ class Checkpoints(keras.callbacks.Callback):
             self.model.save(aside)
             os.replace(aside, self.best_path)
         self._save(iteration)
-        if self.patience and iteration - self.best_iteration >= self.patience:
+        if self._patience_ended(iteration):
             self.stopped_early = True
             self.model.stop_training = True
+
+    def _patience_ended(self, iteration: int) -> bool:
+        waited = iteration - self.best_iteration
+        return self.patience > 0 and waited >= self.patience
 
     def _save(self, iteration: int) -> None:
         former = self._existing()

@@ -1,6 +1,6 @@
-"""What a run is: one frozen dataclass, and the presets.
+"""What a run and its evaluation are: frozen dataclasses, and the presets.
 
-This module imports no TensorFlow, so that `trainers/run.py --help` answers at once.
+This module imports no TensorFlow, so that the trainers' `--help` answers at once.
 """
 
 import dataclasses
@@ -11,9 +11,24 @@ from typing import Any, Literal, get_args
 
 from aef_tfp.data.registry import DATASETS
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "RunConfig", "get_preset"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "PRESETS",
+    "EvaluationConfig",
+    "RunConfig",
+    "get_preset",
+]
 
-ModelName = Literal["aef-center", "aef-corner", "aef-random", "aef-linear", "vae"]
+ModelName = Literal[
+    "aef-center",
+    "aef-corner",
+    "aef-random",
+    "aef-linear",
+    "vae",
+    "iwae",
+    "autoencoder",
+    "pixel-maf",
+]
 FlowName = Literal["maf", "iaf", "none"]
 
 
@@ -25,16 +40,16 @@ class RunConfig:
     """Data set by its TFDS name; the known ones are in the list of presets."""
 
     model: ModelName = "aef-center"
-    """AEF with these pixels, or linear features, as the core; or a VAE."""
+    """AEF with these pixels, or linear features, as the core; or a baseline."""
 
     latent_dim: int = 8
-    """Number of latents d."""
+    """Number of latents d; a pixel MAF has none."""
 
     core_flow: FlowName = "maf"
     """Flow over the core; inverted, it is the posterior flow of a VAE."""
 
     prior_flow: FlowName = "maf"
-    """Flow over the latents."""
+    """Flow over the latents; both flows at `none` is an ablation of Table 7."""
 
     flow_layers: int = 4
     """MADE layers per flow, K."""
@@ -44,6 +59,15 @@ class RunConfig:
 
     decoder_scale: Literal["independent", "dependent", "fixed"] = "independent"
     """Scale of the deviations: one weight per pixel, a decoder output, or 1."""
+
+    num_importance_samples: int = 5
+    """Samples per image of an IWAE's objective."""
+
+    noise_std: float = 0.0
+    """Noise added to every training image, then clipped to [0, 1]; 0 adds none."""
+
+    denoising_target: Literal["noisy", "clean"] = "noisy"
+    """Whether the objective is that of the noisy image (the paper's) or the clean."""
 
     iterations: int = 100_000
     """Training steps in all."""
@@ -75,9 +99,6 @@ class RunConfig:
     num_samples: int = 128
     """Importance samples per test image, where the likelihood is an estimate."""
 
-    proposal_scale: float = 0.05
-    """Standard deviation of the importance sampling proposal (eq. 17)."""
-
     num_marginal_images: int = 500
     """Test images of that estimate; the first ones."""
 
@@ -101,19 +122,20 @@ class RunConfig:
             "steps_per_execution",
             "num_samples",
             "num_marginal_images",
+            "num_importance_samples",
         )
         for name in least_one:
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
                 )
-        for name in ("learning_rate", "clip_norm", "proposal_scale"):
+        for name in ("learning_rate", "clip_norm"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(
                     f"{name} must be a positive number, got {getattr(self, name)}."
                 )
-        for name in ("patience", "seed"):
-            if getattr(self, name) < 0:
+        for name in ("patience", "seed", "noise_std"):
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
                     f"{name} must be at least 0, got {getattr(self, name)}."
                 )
@@ -146,6 +168,66 @@ class RunConfig:
         return cls(**fields)
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What to evaluate, on how much."""
+
+    split: Literal["train", "validation", "test"] = "test"
+    """Images to evaluate on."""
+
+    num_images: int | None = None
+    """Images of the split for likelihoods and denoising, the first; None takes all."""
+
+    num_samples: int = 128
+    """Importance samples per image and repeat, K."""
+
+    num_repeats: int = 1
+    """Repeats pooled inside the logarithm, R; the paper has 20."""
+
+    proposal: Literal["encoder", "laplace"] = "encoder"
+    """Proposal of importance sampling: laplace is tighter and takes longer."""
+
+    paper_estimator: bool = False
+    """Also what the paper's code computes for its linear model, without - log K."""
+
+    frechet: Literal["inception", "classifier", "none"] = "none"
+    """Features of the Frechet distance; only those of Inception make an FID."""
+
+    num_frechet_images: int = 2048
+    """Samples, and images of the split, for the distances; the paper has 2,048."""
+
+    temperature: float = 1.0
+    """Temperature of the samples that are judged."""
+
+    inception_weights: Path | None = None
+    """File classify_image_graph_def.pb, or the archive that holds it."""
+
+    seed: int = 0
+    """Seed of all noise."""
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        for name, least in (
+            ("num_images", 2),
+            ("num_samples", 1),
+            ("num_repeats", 1),
+            ("num_frechet_images", 2),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if not 0.0 <= self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature must be a finite number of at least 0, got "
+                f"{self.temperature}."
+            )
+
+
 def _presets() -> dict[str, RunConfig]:
     # The 8 x 8 digits are few: a shorter run with early stopping.
     small: dict[str, Any] = {
@@ -156,13 +238,17 @@ def _presets() -> dict[str, RunConfig]:
     }
     presets = {}
     for dataset in DATASETS:
+        shared = {"dataset": dataset, **(small if dataset == "digits" else {})}
         for model in get_args(ModelName):
+            if model == "pixel-maf":
+                for layers, units in ((4, 256), (8, 512)):
+                    presets[f"{dataset}-{model}-{layers}x{units}"] = RunConfig(
+                        model=model, flow_layers=layers, flow_units=units, **shared
+                    )
+                continue
             for latent_dim in (2, 4, 8, 16, 32):
                 presets[f"{dataset}-{model}-{latent_dim}"] = RunConfig(
-                    dataset=dataset,
-                    model=model,
-                    latent_dim=latent_dim,
-                    **(small if dataset == "digits" else {}),
+                    model=model, latent_dim=latent_dim, **shared
                 )
     return presets
 
@@ -173,6 +259,8 @@ DEFAULT_PRESET = "digits-aef-center-8"
 
 def get_preset(name: str) -> RunConfig:
     """Returns a preset by its name, `DATASET-MODEL-LATENT`.
+
+    A pixel MAF has its sizes in place of latents, as in `mnist-pixel-maf-4x256`.
 
     Raises:
         ValueError: If there is none; the message says what names look like.

@@ -1,7 +1,6 @@
 """A run from configuration to run directory; `fit` does the training."""
 
 import csv
-import dataclasses
 import importlib.metadata
 import json
 import math
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
@@ -25,24 +23,31 @@ from aef_tfp.data import (
     load_splits,
     training_batches,
 )
-from aef_tfp.models import VAE, ExpandedAEF, GenerativeModel, PartitionedAEF
+from aef_tfp.evaluation import (
+    best_iteration,
+    draw_reconstructions,
+    is_denoiser,
+    likelihood_records,
+    load_best,
+    reconstruction_records,
+    save_best,
+    tune,
+)
+from aef_tfp.metrics import Record, append_records
+from aef_tfp.models import (
+    IWAE,
+    VAE,
+    Autoencoder,
+    AutoencodingModel,
+    EventModel,
+    ExpandedAEF,
+    GenerativeModel,
+    PartitionedAEF,
+    PixelMAF,
+)
 from aef_tfp.pictures import image_grid, save_png
 
-__all__ = ["Record", "build_model", "evaluate_test", "get_strategy", "summary", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One number of metrics.json, and what it is."""
-
-    name: str
-    value: float
-    standard_error: float
-    estimator: str
-    split: str
-    num_images: int
-    num_samples: int | None
-    seed: int
+__all__ = ["build_model", "get_strategy", "train"]
 
 
 def get_strategy() -> tf.distribute.Strategy:
@@ -52,7 +57,7 @@ def get_strategy() -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def build_model(config: RunConfig, info: DatasetInfo) -> GenerativeModel:
+def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
     """Builds and compiles the model of a configuration.
 
     Args:
@@ -73,29 +78,47 @@ def build_model(config: RunConfig, info: DatasetInfo) -> GenerativeModel:
         )
         return flows.Inverted(maf) if kind == "iaf" else maf
 
-    arguments: dict[str, Any] = {
-        "prior_flow": flow(config.prior_flow),
-        "decoder_scale": config.decoder_scale,
+    shape, latent_dim = info.image_shape, config.latent_dim
+    shared: dict[str, Any] = {
         "num_levels": info.num_levels,
         "logit_lambda": info.logit_lambda,
+        "noise_std": config.noise_std,
+        "denoising_target": config.denoising_target,
         "seed": config.seed,
     }
-    core_flow = flow(config.core_flow)
-    shape, latent_dim = info.image_shape, config.latent_dim
-    model: GenerativeModel
-    if config.model == "vae":
-        posterior_flow = flows.Inverted(core_flow)
-        model = VAE(shape, latent_dim, posterior_flow=posterior_flow, **arguments)
-    elif config.model == "aef-linear":
-        model = ExpandedAEF(shape, latent_dim, core_flow=core_flow, **arguments)
+    model: EventModel
+    if config.model == "autoencoder":
+        model = Autoencoder(shape, latent_dim, **shared)
+    elif config.model == "pixel-maf":
+        layers, units = config.flow_layers, config.flow_units
+        model = PixelMAF(shape, num_layers=layers, hidden_units=units, **shared)
     else:
-        model = PartitionedAEF(
-            shape,
-            latent_dim,
-            partition=config.model.removeprefix("aef-"),
-            core_flow=core_flow,
-            **arguments,
-        )
+        shared |= {
+            "decoder_scale": config.decoder_scale,
+            "prior_flow": flow(config.prior_flow),
+        }
+        core_flow = flow(config.core_flow)
+        if config.model in ("vae", "iwae"):
+            shared["posterior_flow"] = flows.Inverted(core_flow)
+            if config.model == "vae":
+                model = VAE(shape, latent_dim, **shared)
+            else:
+                model = IWAE(
+                    shape,
+                    latent_dim,
+                    num_importance_samples=config.num_importance_samples,
+                    **shared,
+                )
+        elif config.model == "aef-linear":
+            model = ExpandedAEF(shape, latent_dim, core_flow=core_flow, **shared)
+        else:
+            model = PartitionedAEF(
+                shape,
+                latent_dim,
+                partition=config.model.removeprefix("aef-"),
+                core_flow=core_flow,
+                **shared,
+            )
     model.compile(
         keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm),
         jit_compile=config.jit_compile,
@@ -125,7 +148,7 @@ def train(
         verbose: Keras's verbosity: 0, 1, 2 or `"auto"`.
 
     Returns:
-        The records of metrics.json.
+        The records of the test set that metrics.json gained.
 
     Raises:
         ValueError: If a setting is out of its range or does not fit the data.
@@ -152,13 +175,7 @@ def train(
     (run_dir / "environment.json").write_text(json.dumps(_environment(), indent=2))
     _fit(model, config, splits, run_dir, verbose)
 
-    best = keras.saving.load_model(run_dir / "best.keras")
-    records = evaluate_test(best, config, splits.test.images)
-    (run_dir / "metrics.json").write_text(
-        json.dumps([dataclasses.asdict(record) for record in records], indent=2)
-    )
-    _draw(best, config, splits, run_dir)
-    return records
+    return _evaluate(run_dir, config, splits, verbose=1 if verbose == 1 else 0)
 
 
 def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> None:
@@ -180,8 +197,11 @@ def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> No
         checkpoints,
     ]
     while done < total and not checkpoints.stopped_early:
-        full_intervals = (total - done) // interval
-        steps = interval if full_intervals else total - done
+        # A run that was once asked for fewer iterations first goes to the next
+        # validation of the others.
+        to_next = interval - done % interval
+        steps = min(to_next, total - done)
+        epochs = (total - done) // interval if steps == interval else 1
         first = done // interval
         # A shorter execution would otherwise run past the end of the epoch.
         model.steps_per_execution = math.gcd(steps, config.steps_per_execution)
@@ -193,13 +213,13 @@ def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> No
                 start_step=done,
             ),
             initial_epoch=first,
-            epochs=first + max(full_intervals, 1),
+            epochs=first + epochs,
             steps_per_epoch=steps,
             validation_data=evaluation_batches(validation, config.batch_size),
             callbacks=callbacks,
             verbose=verbose,
         )
-        done += steps * max(full_intervals, 1)
+        done += steps * epochs
 
 
 def _keep_history_until(path: Path, iteration: int) -> None:
@@ -219,110 +239,38 @@ def _keep_history_until(path: Path, iteration: int) -> None:
         writer.writerows(rows)
 
 
-def evaluate_test(model: Any, config: RunConfig, images: np.ndarray) -> list[Record]:
-    """Evaluates a model on test images.
-
-    The partitioned models have an exact likelihood. The others have an objective that
-    is none (a joint density or the ELBO), and an importance-sampling estimate of one.
-
-    Args:
-        model: The model.
-        config: Its run: seeds, batch size, number of importance samples.
-        images: Integer images `[n, *event_shape]`.
-
-    Returns:
-        Records of nats and bits per dimension, mean over the images.
-    """
-    dequantized = "one uniform dequantization"
-    if isinstance(model, PartitionedAEF):
-        log_prob = _in_batches(model.log_prob, images, config)
-        return _records(
-            model, "", log_prob, f"exact log-likelihood, {dequantized}", None, config
-        )
-    few = images[: config.num_marginal_images]
-    arguments: dict[str, Any] = {"num_samples": config.num_samples}
-    if isinstance(model, ExpandedAEF):
-        prefix = "joint_"
-        objective = _in_batches(model.joint_log_prob, images, config)
-        estimator = "joint density log p(x, h(x)), no likelihood of x"
-        arguments["proposal_scale"] = config.proposal_scale
-        proposal = f"encoder proposal of scale {config.proposal_scale:g} (not tuned)"
-    else:
-        prefix = "elbo_"
-        objective = _in_batches(model.elbo, images, config)
-        estimator = "one-sample ELBO, a lower bound of log p(x)"
-        proposal = "encoder proposal"
-    marginal = _in_batches(
-        lambda batch, seed: model.marginal_log_prob(batch, seed=seed, **arguments),
-        few,
-        config,
-    )
-    return [
-        *_records(
-            model, prefix, objective, f"{estimator}, {dequantized}", None, config
-        ),
-        *_records(
+def _evaluate(
+    run_dir: Path, config: RunConfig, splits: Splits, verbose
+) -> list[Record]:
+    """Evaluates the best checkpoint on the test set; draws pictures."""
+    model = load_best(run_dir)
+    if tune(model, splits, config.num_samples, verbose):
+        save_best(model, run_dir)
+    records: list[Record] = []
+    images = splits.test.images
+    facts: dict[str, Any] = {
+        "split": "test",
+        "seed": config.seed,
+        "iteration": best_iteration(run_dir),
+    }
+    if isinstance(model, GenerativeModel):
+        records += likelihood_records(
             model,
-            "marginal_",
-            marginal,
-            f"importance sampling with - log K, {proposal}, {dequantized}",
-            config.num_samples,
-            config,
-        ),
-    ]
-
-
-def _in_batches(function, images, config) -> np.ndarray:
-    parts = [
-        function(images[start : start + config.batch_size], seed=config.seed + start)
-        for start in range(0, len(images), config.batch_size)
-    ]
-    return np.concatenate(parts)
-
-
-def _records(model, prefix, log_prob, estimator, num_samples, config) -> list[Record]:
-    return [
-        Record(
-            name=prefix + name,
-            value=float(values.mean()),
-            standard_error=float(values.std(ddof=1) / math.sqrt(len(values))),
-            estimator=estimator,
-            split="test",
-            num_images=len(values),
-            num_samples=num_samples,
-            seed=config.seed,
+            images,
+            marginal_images=images[: config.num_marginal_images],
+            num_samples=config.num_samples,
+            batch_size=config.batch_size,
+            verbose=verbose,
+            **facts,
         )
-        for name, values in (
-            ("log_prob", log_prob),
-            ("bits_per_dim", model.bits_per_dim(log_prob)),
-        )
-    ]
-
-
-def _draw(model, config: RunConfig, splits: Splits, run_dir: Path) -> None:
-    """Writes samples.png, and reconstructions.png with the originals above."""
-    samples = model.sample(64, temperature=0.85, seed=config.seed)
-    save_png(run_dir / "samples.png", image_grid(samples, 8))
-    originals = splits.test.images[:16]
-    reconstructed = model.reconstruct(originals)
-    originals = model.dequantize(originals, seed=None)
-    rows = [originals[:8], reconstructed[:8], originals[8:], reconstructed[8:]]
-    grid = image_grid(tf.concat(rows, axis=0), 8)
-    save_png(run_dir / "reconstructions.png", grid)
-
-
-def summary(records: list[Record]) -> str:
-    """Returns the records as lines for the terminal, the estimator below each."""
-    lines = []
-    for record in records:
-        unit = "bits/dim" if "bits" in record.name else "nats/image"
-        samples = f", K = {record.num_samples}" if record.num_samples else ""
-        lines += [
-            f"  {record.name:<22} {record.value:10.4f} +- {record.standard_error:.4f} "
-            f"{unit} ({record.split}, {record.num_images} images{samples})",
-            f"      {record.estimator}",
-        ]
-    return "\n".join(lines)
+        samples = model.sample(64, temperature=0.85, seed=config.seed)
+        save_png(run_dir / "samples.png", image_grid(samples, 8))
+    if is_denoiser(model):
+        records += reconstruction_records(model, images, **facts)
+    if isinstance(model, AutoencodingModel):
+        draw_reconstructions(model, images, run_dir, seed=config.seed)
+    append_records(run_dir, records)
+    return records
 
 
 def _environment() -> dict[str, Any]:

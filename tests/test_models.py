@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from calculus import fresh, log_det_by_autodiff, perturb
-from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 
 from aef_tfp import flows
@@ -172,42 +171,6 @@ def linear_gaussian(latent_dim=3, size=5):
     weight.assign(0.01 * weight)
     offset.assign([-np.exp(-0.5)] * latent_dim)
     return model, marginal, np.exp(-0.5)
-
-
-def test_marginal_log_prob_meets_the_closed_form():
-    model, marginal, scale = linear_gaussian()
-    x = marginal.rvs(6, random_state=0)
-    estimates = np.stack(
-        [
-            model.marginal_log_prob(x, 2000, proposal_scale=scale, seed=seed)
-            for seed in range(8)
-        ]
-    )
-    pooled = logsumexp(estimates, axis=0) - np.log(8)
-    error = estimates.std(0, ddof=1) / np.sqrt(8)
-    assert error.max() < 0.02
-    np.testing.assert_array_less(np.abs(pooled - marginal.logpdf(x)), 4 * error)
-
-
-def test_marginal_log_prob_counts_its_samples():
-    # Without - log K the estimate would rise by log 100 = 4.6 nats.
-    model, marginal, scale = linear_gaussian()
-    x = marginal.rvs(200, random_state=0)
-    few, many = (
-        model.marginal_log_prob(x, k, proposal_scale=scale, seed=1).numpy().mean()
-        for k in (4, 400)
-    )
-    assert few < many < few + 1.0
-
-
-def test_marginal_log_prob_does_not_depend_on_its_chunks(monkeypatch):
-    model, marginal, _ = linear_gaussian()
-    x = marginal.rvs(3, random_state=0)
-    whole = model.marginal_log_prob(x, 10, seed=1)
-    monkeypatch.setattr("aef_tfp.models.whole._CHUNK_FLOATS", 45)
-    np.testing.assert_allclose(
-        model.marginal_log_prob(x, 10, seed=1), whole, rtol=1e-12
-    )
 
 
 def test_bits_per_dim_of_uniform_images_is_8():

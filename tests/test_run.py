@@ -163,6 +163,7 @@ def test_runs_name_their_objective_and_the_marginal(
         f"{prefix}_bits_per_dim",
         "marginal_log_prob",
         "marginal_bits_per_dim",
+        "marginal_effective_sample_size",
     }
     assert by_name["marginal_bits_per_dim"]["num_samples"] == 4
     assert by_name["marginal_bits_per_dim"]["num_images"] == 20
@@ -227,7 +228,10 @@ def test_a_configuration_survives_its_file(tmp_path):
 def test_preset_names_say_what_they_are():
     assert DEFAULT_PRESET in PRESETS
     for name, config in PRESETS.items():
-        assert name == f"{config.dataset}-{config.model}-{config.latent_dim}"
+        size = str(config.latent_dim)
+        if config.model == "pixel-maf":
+            size = f"{config.flow_layers}x{config.flow_units}"
+        assert name == f"{config.dataset}-{config.model}-{size}"
     assert get_preset("mnist-aef-linear-32").iterations == 100_000
 
 

@@ -57,7 +57,7 @@ def test_a_weight_is_likelihood_times_prior_over_posterior(posterior, prior, rng
     model = vae(**arguments)
     y = tf.constant(rng.normal(size=(4, 5)))
     epsilon = rng.normal(size=(4, 2))
-    got = model._log_weights_of(y, tf.constant(epsilon), tf.ones((), tf.float64))
+    got = model._encoder_log_weights(y, tf.constant(epsilon), tf.ones((), tf.float64))
     np.testing.assert_allclose(got, log_weight_by_hand(model, y, epsilon), rtol=1e-9)
 
 
@@ -69,7 +69,7 @@ def test_elbo_includes_the_preprocessing(rng):
     # The mean over many seeds of both differs by the log-determinant alone.
     raw = np.mean(
         [
-            model._log_weights_of(
+            model._encoder_log_weights(
                 y, tf.constant(rng.normal(size=(500, 3, 2))), tf.ones((), tf.float64)
             )
         ],

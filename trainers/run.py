@@ -1,4 +1,4 @@
-"""Trains an AEF on a data set: `python trainers/run.py digits-aef-center-8`."""
+"""Trains a model on a data set: `python trainers/run.py digits-aef-center-8`."""
 
 import dataclasses
 import datetime
@@ -93,9 +93,11 @@ def _run(argv: list[str]) -> int:
         resume=resumed is not None,
         verbose=1 if sys.stdout.isatty() else 2,
     )
+    metrics = import_quietly("aef_tfp.metrics")
     print("Best validation checkpoint on the test set:")
-    print(training.summary(records))
-    print(f"Samples: {run_dir / 'samples.png'}; logs: tensorboard --logdir {run_dir}")
+    print(metrics.summary(records))
+    pictures = ", ".join(str(path) for path in sorted(run_dir.glob("*.png")))
+    print(f"Pictures: {pictures}; logs: tensorboard --logdir {run_dir}")
     return 0
 
 

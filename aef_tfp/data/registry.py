@@ -74,6 +74,14 @@ DATASETS: dict[str, DatasetInfo] = {
             logit_lambda=1e-6,
             description="70,000 pictures of clothes, in the format of MNIST",
         ),
+        DatasetInfo(
+            name="kmnist",
+            tfds_name="kmnist",
+            image_shape=(28, 28, 1),
+            num_levels=256,
+            logit_lambda=1e-6,
+            description="70,000 characters of old Japanese, in the format of MNIST",
+        ),
     )
 }
 

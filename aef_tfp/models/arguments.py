@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 __all__ = [
-    "NOISE_ALGORITHM",
     "check_positive_scale",
     "checked_count",
     "checked_event_shape",
+    "fold_seed",
     "normal_noise",
     "normal_of_bits",
     "shape_text",
@@ -20,7 +20,7 @@ __all__ = [
 
 # TensorFlow's default depends on the device and on XLA: the same seed would give other
 # noise.
-NOISE_ALGORITHM = "philox"
+_NOISE_ALGORITHM = "philox"
 
 
 def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -66,6 +66,18 @@ def stateless_seed(seed: int | None) -> tf.Tensor:
     return tf.constant(np.array([low, high], np.uint32).view(np.int32))
 
 
+def fold_seed(seed: tf.Tensor, number: Any) -> tf.Tensor:
+    """Returns the `[2]` seed of one of many streams of noise under a seed.
+
+    Args:
+        seed: Stateless seed, `[2]` int32.
+        number: Which stream: an integer or a scalar integer tensor.
+    """
+    return tf.random.experimental.stateless_fold_in(
+        seed, tf.cast(number, tf.int64), alg=_NOISE_ALGORITHM
+    )
+
+
 def uniform_noise(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Uniform numbers in [0, 1), the same with and without XLA.
 
@@ -91,7 +103,7 @@ def normal_of_bits(bits: tf.Tensor, dtype: Any) -> tf.Tensor:
 
 def _random_bits(shape: Any, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform(
-        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=NOISE_ALGORITHM
+        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=_NOISE_ALGORITHM
     )
 
 

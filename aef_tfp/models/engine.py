@@ -13,11 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import (
-    NOISE_ALGORITHM,
-    checked_count,
-    stateless_seed,
-)
+from aef_tfp.models.arguments import checked_count, fold_seed, stateless_seed
 
 __all__ = ["LikelihoodTrainer", "first_examples", "unpack_batch"]
 
@@ -26,7 +22,7 @@ _TRAIN, _TEST = 0, 1
 
 
 class LikelihoodTrainer(keras.Model):
-    """A model that is its own loss: the mean negative `objective` in nats (abstract).
+    """A model that is its own loss: the mean negative `objective` (abstract).
 
     Noise is stateless: every random number of a step is a function of (`seed`, step,
     replica), so that a resumed run needs no generator state.
@@ -53,10 +49,9 @@ class LikelihoodTrainer(keras.Model):
         self.train_function: Any = None
         self.test_function: Any = None
 
-    @property
     @abstractmethod
-    def bits_per_dim_name(self) -> str:
-        """True name of the bits per dimension that `fit` and `evaluate` report."""
+    def objective_logs(self, loss: Any) -> dict[str, Any]:
+        """Logs beside the mean loss, by their true names, e.g. bits per dimension."""
 
     @abstractmethod
     def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -67,12 +62,8 @@ class LikelihoodTrainer(keras.Model):
             seed: Stateless seed, `[2]` int32.
 
         Returns:
-            Nats per example, `[batch]`.
+            One value per example, `[batch]`: nats where it is a density.
         """
-
-    @abstractmethod
-    def bits_per_dim(self, log_prob: Any) -> Any:
-        """Bits per dimension of log-densities in nats."""
 
     def compile(
         self,
@@ -146,17 +137,17 @@ class LikelihoodTrainer(keras.Model):
     def get_metrics_result(self):
         """Returns the training metrics under the names that logs carry."""
         return {
-            **self._likelihood_result(),
+            **self._objective_result(),
             "gradient_norm": self._gradient_norm_metric.result(),
             "skipped_updates": self._skipped_metric.result(),
         }
 
-    def _likelihood_result(self):
+    def _objective_result(self):
         loss = self._loss_metric.result()
         # The mean over no example (all skipped) is not zero.
         seen = tf.convert_to_tensor(self._loss_metric.count) > 0
         loss = tf.where(seen, loss, np.nan)
-        return {"loss": loss, self.bits_per_dim_name: self.bits_per_dim(-loss)}
+        return {"loss": loss, **self.objective_logs(loss)}
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras builds models and metrics here from the mean of the replicas' batches,
@@ -185,7 +176,7 @@ class LikelihoodTrainer(keras.Model):
         def run_step(data):
             self.distribute_strategy.run(step, args=(data,))
 
-        self.test_function = self._looped(run_step, self._likelihood_result)
+        self.test_function = self._looped(run_step, self._objective_result)
 
     def _looped(self, run_step, result, check=None):
         """Returns a function that runs the next `steps_per_execution` batches.
@@ -329,9 +320,7 @@ class LikelihoodTrainer(keras.Model):
         seed = stateless_seed(self.seed)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         for number in (phase, step, replica):
-            seed = tf.random.experimental.stateless_fold_in(
-                seed, tf.cast(number, tf.int64), alg=NOISE_ALGORITHM
-            )
+            seed = fold_seed(seed, number)
         return seed
 
     def _check_optimizer(self):

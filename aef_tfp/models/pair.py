@@ -11,29 +11,32 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
+from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
 
 __all__ = ["PairModel"]
 
 
-class PairModel(GenerativeModel):
-    """A model on pairs (core `[d]`, shell `[m]`) (abstract).
+class PairModel(AutoencodingModel, GenerativeModel):
+    """An autoencoder with a prior flow and Gaussian deviations (abstract).
 
-    From base to data:
+    It is a density of pairs (core `[d]`, shell `[m]`). From base to data, directions as
+    in TFP:
 
-        z = prior_flow.forward(z0)
-        shell = f(z) + sigma(z) * deviations          (eq. 5)
+        z = prior_flow.forward(z0),                   z0 ~ N(0, I_d)
+        shell = f(z) + sigma(z) * deviations,         deviations ~ N(0, I_m)   (eq. 5)
         u = (z - g_m(shell)) / g_s(shell)             (eq. 4 and 9, inverted)
         core = core_flow.forward(u)
 
     In an AEF the core is a part or a feature of the event. In a VAE it is noise.
 
     Args:
-        event_shape: As in `GenerativeModel`.
-        latent_dim: As in `GenerativeModel`.
-        core_flow: Flow over the core, like `prior_flow`: `"maf"`, `"iaf"`, `"none"` or
-            a Keras layer with a `.bijector`.
-        **kwargs: As in `GenerativeModel`.
+        event_shape: As in `EventModel`.
+        latent_dim: Number of latents d, at least 1.
+        prior_flow: `"maf"`, `"iaf"`, `"none"`, or a Keras layer with a `.bijector` over
+            `[d]`.
+        core_flow: Flow over the core, likewise.
+        **kwargs: As in `AutoencodingModel` and `EventModel`.
     """
 
     def __init__(
@@ -41,13 +44,23 @@ class PairModel(GenerativeModel):
         event_shape: Sequence[int],
         latent_dim: int,
         *,
+        prior_flow: Any = "maf",
         core_flow: Any = "maf",
         **kwargs,
     ):
         super().__init__(event_shape, latent_dim, **kwargs)
-        self.core_flow = flows.get(
-            core_flow, self.latent_dim, dtype=self.dtype_policy.variable_dtype
-        )
+        dtype = self.events.dtype
+        self.prior_flow = flows.get(prior_flow, self.latent_dim, dtype=dtype)
+        self.core_flow = flows.get(core_flow, self.latent_dim, dtype=dtype)
+
+    @property
+    @abstractmethod
+    def _num_deviations(self) -> int:
+        """Number of standard normal deviations of one event, m."""
+
+    @abstractmethod
+    def _adapt_latents(self, y: tf.Tensor) -> tf.Tensor:
+        """Initializes the core flow from preprocessed events; returns the latents."""
 
     @abstractmethod
     def _encode_shell(self, shell: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -56,6 +69,13 @@ class PairModel(GenerativeModel):
     @abstractmethod
     def _decode_shell(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Location and scale of the shell given latents, each `[..., m]`."""
+
+    @property
+    def prior(self) -> tfd.Distribution:
+        """Distribution of the latents: the prior flow of a standard normal."""
+        return tfd.TransformedDistribution(
+            self._standard_normal(self.latent_dim), self.prior_flow.bijector
+        )
 
     @property
     def pair_base(self) -> tfd.Distribution:
@@ -75,16 +95,34 @@ class PairModel(GenerativeModel):
     @property
     def autoencoder_bijector(self) -> tfb.Bijector:
         """Bijector from (z, deviations) to (core, shell)."""
+        return self._autoencoder_bijector_with(self._encode_shell)
+
+    def _autoencoder_bijector_with(self, encode_shell: Any) -> tfb.Bijector:
         return tfb.Chain(
             [
                 tfb.JointMap([self.core_flow.bijector, tfb.Identity()]),
-                encoder_coupling(self._encode_shell),
+                encoder_coupling(encode_shell),
                 decoder_coupling(self._decode_shell),
             ]
         )
 
+    def _generate(self, num_samples, temperature, with_deviations, seed):
+        seeds = tf.random.split(seed, 2)
+        base = temperature * self._noise(num_samples, self.latent_dim, seeds[0])
+        z = self.prior_flow.bijector.forward(base)
+        deviations = None
+        if with_deviations:
+            noise = self._noise(num_samples, self._num_deviations, seeds[1])
+            deviations = temperature * noise
+        return self._decode(z, deviations)
+
     def _latents_of_pair(self, core, shell):
         return self.autoencoder_bijector.inverse([core, shell])[0]
+
+    def _adapt_flows(self, y):
+        z = self._adapt_latents(y)
+        flows.adapt_inverse(self.prior_flow, z)
+        self._check_scales(y, z)
 
     def _adapt_pair(self, core, shell):
         """Initializes the core flow; returns the latents."""
@@ -96,5 +134,6 @@ class PairModel(GenerativeModel):
         """Returns the constructor's arguments; networks as serialized objects."""
         return {
             **super().get_config(),
+            "prior_flow": keras.saving.serialize_keras_object(self.prior_flow),
             "core_flow": keras.saving.serialize_keras_object(self.core_flow),
         }

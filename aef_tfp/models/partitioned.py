@@ -41,11 +41,13 @@ class PartitionedAEF(PairModel):
         latent_dim: Number of latents and of core entries, `1 <= latent_dim < N`.
         partition: `"center"`, `"corner"`, `"random"`, or a boolean array of shape
             `event_shape` with `latent_dim` true entries.
-        seed: As in `GenerativeModel`; the random partition uses it too.
-        **kwargs: As in `PairModel` and `GenerativeModel`.
+        seed: As in `EventModel`; the random partition uses it too.
+        **kwargs: As in `PairModel`, `AutoencodingModel` and `EventModel`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or `denoising_target` is
+            `"clean"`: the core's pixels are noisy when one denoises, and pass unchanged
+            from the event to its reconstruction.
 
     Example:
         >>> model = PartitionedAEF((8, 8, 1), latent_dim=8, num_levels=17)
@@ -71,6 +73,11 @@ class PartitionedAEF(PairModel):
         checked_count("latent_dim", latent_dim)
         mask = partition_mask(partition, event_shape, latent_dim, seed=seed)
         super().__init__(event_shape, latent_dim, seed=seed, **kwargs)
+        if self.denoising_target == "clean":
+            raise ValueError(
+                "PartitionedAEF has no denoising_target 'clean', since its core is a "
+                "part of the noisy event; use 'noisy', or an ExpandedAEF."
+            )
         self.partition = partition if isinstance(partition, str) else mask
         self._partition = Partition(mask)
         self.built = True
@@ -118,11 +125,11 @@ class PartitionedAEF(PairModel):
 
     @tf.function(reduce_retracing=True)
     def _log_prob(self, x, seed):
-        return self.objective(x, seed)
+        return self._objective_without_noise(x, seed)
 
-    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Log-density of the dequantized events (eq. 7), nats, `[batch]`."""
-        return self.distribution.log_prob(tf.identity(self.dequantize(x, seed)))
+    def _objective_of(self, inputs, targets, seed):
+        """Log-density of dequantized events (eq. 7), nats, `[batch]`."""
+        return self.distribution.log_prob(tf.identity(targets))
 
     @property
     def _num_deviations(self) -> int:

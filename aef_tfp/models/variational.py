@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.models.arguments import NOISE_ALGORITHM, checked_count, stateless_seed
+from aef_tfp.models.arguments import checked_count, fold_seed, stateless_seed
 from aef_tfp.models.expanded import ExpandedAEF
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import density_dtype
@@ -33,7 +33,8 @@ class VariationalModel(WholeEventModel):
         latent_dim: Number of latents d, at least 1.
         posterior_flow: Flow of the posterior's noise: `"iaf"` (parallel here), `"maf"`
             (sequential here), `"none"`, or a Keras layer with a `.bijector`.
-        **kwargs: As in `GenerativeModel`.
+        **kwargs: As in `WholeEventModel`, `PairModel`, `AutoencodingModel` and
+            `EventModel`.
     """
 
     def __init__(
@@ -93,40 +94,18 @@ class VariationalModel(WholeEventModel):
             "for a tighter estimate of log p(x)."
         )
 
-    def marginal_log_prob(
-        self, x: Any, num_samples: int = 128, *, seed: int | None = None
-    ) -> tf.Tensor:
-        """Estimates log p(x) by importance sampling with the encoder as proposal.
-
-            log p(x) ~ log sum_k p(x, z_k) / q(z_k | x) - log K
-
-        The estimate is a lower bound on average, and tightens as K grows.
-
-        Args:
-            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
-                dequantized, in [0, 1] where a pixel logit precedes the model.
-            num_samples: K, at least 1.
-            seed: Seed of the dequantization and the proposal; None draws a new one.
-
-        Returns:
-            Nats per event, `[batch]`.
-
-        Raises:
-            ValueError: If `x` does not fit the model or `num_samples` is below 1.
-        """
-        return self._importance_log_prob(x, num_samples, 1.0, seed)
-
-    def _bound(self, x, num_samples, seed):
-        """Log mean of `num_samples` importance weights of one dequantization."""
-        seeds = [
-            tf.random.experimental.stateless_fold_in(
-                seed, tf.constant(i, tf.int64), alg=NOISE_ALGORITHM
-            )
-            for i in range(num_samples + 1)
-        ]
-        y, log_det = self._preprocess(x, seeds[0])
-        noise = tf.stack([self._noise(tf.shape(y)[0], s) for s in seeds[1:]])
-        weights = self._log_weights_of(y, noise, tf.ones((), y.dtype))
+    def _bound(self, inputs, targets, num_samples, seed):
+        """Log mean of importance weights of the targets, posterior of the inputs."""
+        y, log_det = self._preprocess(targets)
+        y_inputs = y if inputs is targets else self._preprocess(inputs)[0]
+        noise = tf.stack(
+            [
+                self._noise(tf.shape(y)[0], self.latent_dim, fold_seed(seed, i))
+                for i in range(num_samples)
+            ]
+        )
+        unit = tf.ones((), y.dtype)
+        weights = self._encoder_log_weights(y, noise, unit, y_inputs)
         log_sum = tf.reduce_logsumexp(weights, axis=0)
         return log_sum - float(np.log(num_samples)) + log_det
 
@@ -134,7 +113,8 @@ class VariationalModel(WholeEventModel):
         return tf.zeros([tf.shape(y)[0], self.latent_dim], y.dtype)
 
     def _adapt_latents(self, y):
-        epsilon = self._noise(tf.shape(y)[0], stateless_seed(self.seed))
+        seed = stateless_seed(self.seed)
+        epsilon = self._noise(tf.shape(y)[0], self.latent_dim, seed)
         return self._adapt_pair(epsilon, self._flat(y))
 
     def get_config(self):
@@ -156,7 +136,7 @@ class VAE(VariationalModel):
     Args:
         event_shape: `(H, W, C)` or `(n,)`.
         latent_dim: Number of latents d, at least 1.
-        **kwargs: As in `VariationalModel` and `GenerativeModel`.
+        **kwargs: As in `VariationalModel`.
 
     Example:
         >>> model = VAE((28, 28, 1), latent_dim=32)
@@ -190,11 +170,11 @@ class VAE(VariationalModel):
 
     @tf.function(reduce_retracing=True)
     def _elbo(self, x, seed):
-        return self.objective(x, seed)
+        return self._objective_without_noise(x, seed)
 
-    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """One-sample ELBO of the dequantized events, nats, `[batch]`."""
-        return self._bound(x, 1, seed)
+    def _objective_of(self, inputs, targets, seed):
+        """One-sample ELBO of dequantized events, nats, `[batch]`."""
+        return self._bound(inputs, targets, 1, seed)
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
@@ -205,7 +185,7 @@ class IWAE(VariationalModel):
         event_shape: `(H, W, C)` or `(n,)`.
         latent_dim: Number of latents d, at least 1.
         num_importance_samples: K of the training objective, at least 1.
-        **kwargs: As in `VariationalModel` and `GenerativeModel`.
+        **kwargs: As in `VariationalModel`.
 
     Raises:
         ValueError: If `num_importance_samples` is below 1.
@@ -237,11 +217,11 @@ class IWAE(VariationalModel):
 
     @tf.function(reduce_retracing=True)
     def _elbo(self, x, seed):
-        return self.objective(x, seed)
+        return self._objective_without_noise(x, seed)
 
-    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """K-sample bound of the dequantized events, nats, `[batch]`."""
-        return self._bound(x, self.num_importance_samples, seed)
+    def _objective_of(self, inputs, targets, seed):
+        """K-sample bound of dequantized events, nats, `[batch]`."""
+        return self._bound(inputs, targets, self.num_importance_samples, seed)
 
     def get_config(self):
         """Returns the constructor's arguments; networks as serialized objects."""

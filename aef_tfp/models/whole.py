@@ -1,115 +1,315 @@
 """Models whose shell is the whole event, and whose core stands beside it."""
 
+import functools
 from abc import abstractmethod
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from aef_tfp.models.arguments import checked_count, normal_noise, stateless_seed
-from aef_tfp.models.generative import GenerativeModel
+from aef_tfp.bijectors import decoder_coupling
+from aef_tfp.models.arguments import (
+    checked_count,
+    fold_seed,
+    normal_noise,
+    stateless_seed,
+)
+from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
+from aef_tfp.models.laplace import Laplace, laplace_approximation
 from aef_tfp.models.pair import PairModel
 from aef_tfp.networks import with_flat_batch
 
 __all__ = ["WholeEventModel"]
 
-# Floats of one [samples, batch, event] tensor in importance sampling: 64 MB of them.
-_CHUNK_FLOATS = 2**24
+# Entries of all events of one pass through the decoder in importance sampling: 16 MB.
+# The decoder's activations are as many times larger as its network has it; neither
+# depends on the number of samples or of events.
+_PASS_ENTRIES = 2**22
+
+# Places from which the search for a posterior's mode may begin.
+_LAPLACE_STARTS = 16
 
 
 class WholeEventModel(PairModel):
     """A model of pairs (w `[d]`, preprocessed event y) with log p(w, y) (abstract).
 
-    log p(y) is the integral over w, and estimated by importance sampling with a
-    Gaussian proposal q(w | y), whose mean a kind of model names in `_proposal_loc`: the
-    expansion's features in an AEF, zero in a VAE, whose w is its posterior's noise.
+    log p(y) is the integral over w, and estimated by importance sampling. The proposal
+    `"encoder"` is a Gaussian q(w | y) = N(loc, scale^2 I), whose mean is the
+    expansion's features in an AEF, and zero in a VAE, whose w is its posterior's noise.
+    The proposal `"laplace"` is a Gaussian over the latents z, fitted to each event's
+    p(z | y); it favours no encoder.
+
+    Args:
+        event_shape: As in `EventModel`.
+        latent_dim: Number of latents d, at least 1.
+        proposal_scales: Tuned scales of the proposals, by name; see
+            `metrics.tune_proposal_scale`. Saved with the model.
+        **kwargs: As in `PairModel`.
     """
+
+    # Scales of proposals that were not tuned.
+    _default_scales: ClassVar[Mapping[str, float]] = {"encoder": 1.0, "laplace": 1.0}
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        proposal_scales: Mapping[str, float] | None = None,
+        **kwargs,
+    ):
+        super().__init__(event_shape, latent_dim, **kwargs)
+        self.proposal_scales: dict[str, float] = {}
+        for proposal, scale in (proposal_scales or {}).items():
+            self.set_proposal_scale(proposal, scale)
 
     @property
     def pair_distribution(self) -> tfd.TransformedDistribution:
         """Distribution over pairs (w `[d]`, preprocessed event `[N]`)."""
+        return self._pair_distribution_with(self._encode_shell)
+
+    def _pair_distribution_with(self, encode_shell):
         return tfd.TransformedDistribution(
             tfd.TransformedDistribution(self.pair_base, self.prior_bijector),
-            self.autoencoder_bijector,
+            self._autoencoder_bijector_with(encode_shell),
+        )
+
+    @property
+    def latent_distribution(self) -> tfd.TransformedDistribution:
+        """Distribution over (latents z `[d]`, preprocessed event `[N]`)."""
+        return tfd.TransformedDistribution(
+            self.pair_base,
+            tfb.Chain([decoder_coupling(self._decode_shell), self.prior_bijector]),
         )
 
     @classmethod
-    def _with_parts_of(cls, other: GenerativeModel, **arguments: Any) -> Self:
+    def _with_parts_of(cls, other: PairModel, **arguments: Any) -> Self:
         """Builds a model with copies of another one's networks, flow and settings."""
-        config = GenerativeModel.get_config(other)
-        del config["name"]
+        config = PairModel.get_config(other)
+        del config["name"], config["core_flow"]
         model = cls.from_config({**config, **arguments})
         for part in ("preprocessing", "encoder", "decoder", "prior_flow"):
             getattr(model, part).set_weights(getattr(other, part).get_weights())
         model._is_adapted.assign(other._is_adapted)
         return model
 
+    # Importance sampling.
+
     @abstractmethod
     def _proposal_loc(self, y: tf.Tensor) -> tf.Tensor:
         """Mean of q(w | y), `[batch, d]`."""
 
-    def _importance_log_prob(
-        self, x: Any, num_samples: int, scale: float, seed: int | None
-    ) -> tf.Tensor:
-        """Estimates log p(x) with samples w_k of q = N(_proposal_loc, scale^2 I).
+    def proposal_scale(self, proposal: str = "encoder") -> float:
+        """Returns the tuned scale of a proposal, or the default of an untuned one."""
+        _check_proposal(proposal)
+        return float(self.proposal_scales.get(proposal, self._default_scales[proposal]))
 
-        log p(x) ~ log sum_k p(x, w_k) / q(w_k) - log K. Memory is bounded by chunks of
-        the samples.
+    def set_proposal_scale(self, proposal: str, scale: float) -> None:
+        """Sets the scale that estimates use unless told otherwise; it is saved.
+
+        Args:
+            proposal: `"encoder"` or `"laplace"`.
+            scale: Positive.
+
+        Raises:
+            ValueError: If the proposal is unknown or the scale is not positive.
+        """
+        _check_proposal(proposal)
+        self.proposal_scales[proposal] = _checked_scale(scale)
+
+    def marginal_log_prob(
+        self,
+        x: Any,
+        num_samples: int = 128,
+        *,
+        num_repeats: int = 1,
+        proposal: str = "encoder",
+        proposal_scale: float | None = None,
+        seed: int | None = None,
+    ) -> tf.Tensor:
+        """Estimates log p(x) by importance sampling (eq. 17 and 18).
+
+            log p(x) ~ log sum_k p(x, w_k) / q(w_k | x) - log K,   w_k ~ q
+
+        The estimate is a lower bound on average, and tightens as K grows; `- log K` is
+        included.
+
+        Args:
+            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
+                dequantized, in [0, 1] where a pixel logit precedes the model.
+            num_samples: K, at least 1.
+            num_repeats: R: `num_samples` R times, pooled inside the logarithm.
+            proposal: `"encoder"`, around what the encoder says, or `"laplace"`, a
+                Gaussian at the mode of p(z | x) with the Laplace covariance: a tighter
+                bound for a search of several Newton steps per event.
+            proposal_scale: Standard deviation of the encoder proposal, or factor on
+                those of the Laplace proposal. None: the tuned one, or else the default.
+                A wrong one gives a loose bound, never too high a value on average.
+            seed: Seed of the dequantization and the proposal; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]`.
+
+        Raises:
+            ValueError: If `x` has a wrong shape or values out of range, or another
+                argument is out of its range.
+        """
+        return self.importance_estimate(
+            x,
+            num_samples,
+            num_repeats=num_repeats,
+            proposal=proposal,
+            proposal_scale=proposal_scale,
+            seed=seed,
+        ).log_prob
+
+    def importance_estimate(
+        self,
+        x: Any,
+        num_samples: int = 128,
+        *,
+        num_repeats: int = 1,
+        proposal: str = "encoder",
+        proposal_scale: float | None = None,
+        seed: int | None = None,
+    ) -> ImportanceEstimate:
+        """Returns what `marginal_log_prob` does, with the effective sample size.
+
+        Memory is bounded whatever the number of events and samples: a pass through the
+        decoder makes at most 2^22 entries of events (one event, where it is larger).
+
+        Args:
+            x: As in `marginal_log_prob`, like all other arguments.
+            num_samples: K.
+            num_repeats: R.
+            proposal: `"encoder"` or `"laplace"`.
+            proposal_scale: None or positive.
+            seed: None draws a new one.
         """
         checked_count("num_samples", num_samples)
+        checked_count("num_repeats", num_repeats)
+        _check_proposal(proposal)
+        if proposal_scale is None:
+            proposal_scale = self.proposal_scale(proposal)
+        scale = tf.constant(_checked_scale(proposal_scale), self.events.dtype)
         x = self.events.checked(x)
-        dequantize_seed, *seeds = tf.unstack(
-            tf.random.split(stateless_seed(seed), 1 + num_samples)
+        seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
+        y, log_det = self._preprocessed(x, seeds[0])
+
+        latents_per_pass = max(1, _PASS_ENTRIES // self.event_size)
+        events_per_pass = latents_per_pass
+        if proposal == "laplace":
+            # The Jacobian's d columns are so many passes at once.
+            columns = max(self.latent_dim, _LAPLACE_STARTS)
+            events_per_pass = max(1, latents_per_pass // columns)
+        parts = []
+        for start in range(0, max(1, len(y)), events_per_pass):
+            events = y[start : start + events_per_pass]
+            laplace = None
+            if proposal == "laplace":
+                laplace = self._laplace(
+                    events,
+                    tf.constant(self.proposal_scale("encoder"), y.dtype),
+                    fold_seed(seeds[0], start),
+                )
+            # A seed for each sample: how many go through one pass changes nothing.
+            repeats = (
+                tf.random.split(fold_seed(seed, start), num_samples)
+                for seed in seeds[1:]
+            )
+            parts.append(
+                gather_weights(
+                    functools.partial(self._log_weights, events, scale, laplace),
+                    repeats,
+                    num_samples,
+                    max(1, latents_per_pass // max(1, len(events))),
+                    log_det[start : start + events_per_pass],
+                )
+            )
+        return ImportanceEstimate(
+            tf.concat([part.log_sums for part in parts], axis=-1),
+            tf.concat([part.log_square_sum for part in parts], axis=0),
+            num_samples,
         )
-        y, log_det = self._preprocessed(x, dequantize_seed)
-        proposal_scale = tf.constant(scale, y.dtype)
-        chunk = max(1, _CHUNK_FLOATS // max(1, int(tf.size(y))))
-        log_weights = [
-            self._log_weights(y, tf.stack(seeds[i : i + chunk]), proposal_scale)
-            for i in range(0, num_samples, chunk)
-        ]
-        log_mean = tf.reduce_logsumexp(tf.concat(log_weights, axis=0), axis=0) - (
-            tf.math.log(tf.constant(num_samples, y.dtype))
-        )
-        return log_mean + log_det
 
     @tf.function(reduce_retracing=True)
     def _preprocessed(self, x, seed):
-        return self._preprocess(x, seed)
+        return self._preprocess(self.dequantize(x, seed))
 
     @tf.function(reduce_retracing=True)
-    def _log_weights(self, y, seeds, scale):
+    def _log_weights(self, y, scale, laplace, seeds):
         """Log importance weights `[samples, batch]`, one sample per seed."""
         noise = tf.map_fn(
-            lambda seed: self._noise(tf.shape(y)[0], seed),
+            lambda seed: self._noise(tf.shape(y)[0], self.latent_dim, seed),
             seeds,
             fn_output_signature=y.dtype,
         )
         noise = tf.ensure_shape(noise, [None, None, self.latent_dim])
-        return self._log_weights_of(y, noise, scale)
+        if laplace is None:
+            return self._encoder_log_weights(y, noise, scale)
+        return self._laplace_log_weights(y, noise, scale, laplace)
 
-    def _log_weights_of(self, y, noise, scale):
-        """Weights log p(y, w) - log q(w | y) at w = loc + scale * noise."""
-        log_proposal = self._standard_normal(self.latent_dim).log_prob(noise)
-        log_proposal -= self.latent_dim * tf.math.log(scale)
-        core = self._proposal_loc(y) + scale * noise
-        return self._pair_log_prob(core, y) - log_proposal
+    def _encoder_log_weights(self, y, noise, scale, inputs=None):
+        """Weights log p(w, y) - log q(w | y) at w = loc + scale * noise."""
+        core = self._proposal_loc(y if inputs is None else inputs) + scale * noise
+        return self._pair_log_prob(core, y, inputs) - self._log_proposal(noise, scale)
 
-    def _noise(self, num_events, seed):
-        return normal_noise([num_events, self.latent_dim], seed, self.events.dtype)
+    def _laplace_log_weights(self, y, noise, scale, laplace):
+        """Weights log p(z, y) - log q(z | y) at z = mode + scale * factor noise."""
+        z = laplace.mode + scale * tf.linalg.matvec(laplace.factor, noise)
+        log_proposal = self._log_proposal(noise, scale) - laplace.log_det
+        return self._latent_log_prob(z, y) - log_proposal
 
-    def _preprocess(self, x, seed):
-        """Preprocessed events and the log-determinant of getting there."""
-        x = tf.identity(self.dequantize(x, seed))
-        bijector = self.preprocessing.bijector
-        log_det = bijector.inverse_log_det_jacobian(x, len(self.event_shape))
-        return bijector.inverse(x), log_det
+    def _log_proposal(self, noise, scale):
+        log_normal = self._standard_normal(self.latent_dim).log_prob(noise)
+        return log_normal - self.latent_dim * tf.math.log(scale)
 
-    def _pair_log_prob(self, core, y):
-        return self.pair_distribution.log_prob([core, self._flat(y)])
+    @tf.function(reduce_retracing=True)
+    def _laplace(self, y: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor) -> Laplace:
+        # From the best of a few draws of the encoder, and what it says without noise: a
+        # posterior over few latents can have several modes.
+        shape = [_LAPLACE_STARTS - 1, tf.shape(y)[0] * self.latent_dim]
+        noise = tf.reshape(
+            normal_noise(shape, seed, y.dtype), [shape[0], -1, self.latent_dim]
+        )
+        cores = self._proposal_loc(y) + scale * tf.pad(noise, [[1, 0], [0, 0], [0, 0]])
+        starts = self._latents_of_pair(cores, self._flat(y))
+        values = self._latent_log_prob(starts, y)
+        values = tf.where(tf.math.is_finite(values), values, values.dtype.min)
+        best = tf.argmax(values, axis=0)
+        return laplace_approximation(
+            lambda z: self._latent_log_prob(z, y),
+            self._residuals,
+            tf.gather(tf.transpose(starts, [1, 0, 2]), best, batch_dims=1),
+        )
 
-    def _flat(self, y):
-        return tf.reshape(y, [-1, self.event_size])
+    def _latent_log_prob(self, z, y):
+        return self.latent_distribution.log_prob([tf.identity(z), self._flat(y)])
+
+    def _residuals(self, z):
+        """Entries r(z) whose J' J is the Fisher information of p(y | z), and p(z)'s.
+
+        For a Gaussian of mean f and standard deviation sigma, that information is
+        Jf' Jf / sigma^2 + 2 Js' Js with s = log sigma.
+        """
+        loc, scale = self._decode_shell(z)
+        parts = [loc / tf.stop_gradient(scale)]
+        if self.decoder.scale in ("dependent", "own"):
+            parts.append(float(np.sqrt(2.0)) * tf.math.log(scale))
+        parts.append(self.prior_flow.bijector.inverse(tf.identity(z)))
+        return tf.concat(parts, axis=-1)
+
+    def _pair_log_prob(self, core, y, inputs=None):
+        """Log p(core, y); the encoder sees `inputs` in place of y, if there are."""
+        if inputs is None or inputs is y:
+            distribution = self.pair_distribution
+        else:
+            posterior = self.encoder(inputs)
+            distribution = self._pair_distribution_with(lambda shell: posterior)
+        return distribution.log_prob([core, self._flat(y)])
 
     @property
     def _num_deviations(self) -> int:
@@ -137,3 +337,18 @@ class WholeEventModel(PairModel):
             z,
             event_ndims=1,
         )
+
+    def get_config(self):
+        """Returns the constructor's arguments; networks as serialized objects."""
+        return {**super().get_config(), "proposal_scales": dict(self.proposal_scales)}
+
+
+def _check_proposal(proposal: str) -> None:
+    if proposal not in PROPOSALS:
+        raise ValueError(f"proposal must be 'encoder' or 'laplace', got {proposal!r}.")
+
+
+def _checked_scale(scale: float) -> float:
+    if not (np.isfinite(scale) and scale > 0.0):
+        raise ValueError(f"proposal_scale must be a positive number, got {scale!r}.")
+    return float(scale)

@@ -13,6 +13,7 @@ from aef_tfp.networks.gaussian import (
     DECODER_SCALES,
     GaussianDecoder,
     GaussianEncoder,
+    PointEncoder,
 )
 from aef_tfp.networks.made import MADE, MaskedDense
 
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianDecoder",
     "GaussianEncoder",
     "MaskedDense",
+    "PointEncoder",
     "conv_decoder",
     "conv_encoder",
     "dense_decoder",

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
 
-__all__ = ["DECODER_SCALES", "GaussianDecoder", "GaussianEncoder"]
+__all__ = ["DECODER_SCALES", "GaussianDecoder", "GaussianEncoder", "PointEncoder"]
 
 DECODER_SCALES = ("independent", "dependent", "fixed")
 
@@ -15,7 +15,7 @@ DECODER_SCALES = ("independent", "dependent", "fixed")
 _SCALE_FLOOR = 1e-5
 
 
-class _GaussianNetwork(keras.layers.Layer):
+class _HeadedNetwork(keras.layers.Layer):
     """Any Keras network, called with any batch shape, outputs in the density dtype."""
 
     def __init__(self, network, input_shape: Sequence[int], **kwargs):
@@ -32,21 +32,21 @@ class _GaussianNetwork(keras.layers.Layer):
         return [tf.cast(output, self.compute_dtype) for output in outputs]
 
     def _refuse(self, allowed: str):
-        role = type(self).__name__.removeprefix("Gaussian").lower()
+        role = "decoder" if "Decoder" in type(self).__name__ else "encoder"
         shapes = " and ".join(map(_batch, self._output_shapes))
         raise ValueError(f"The {role} must return {allowed}, got {shapes}.")
 
     def call(self, x):
-        """Maps `[..., *input]` to (location, scale), each `[..., *event]`."""
+        """Maps `[..., *input]` to what the heads return, `[..., *event]` each."""
         return with_flat_batch(
-            self._gaussian, x, event_ndims=len(self._network_input_shape)
+            self._headed, x, event_ndims=len(self._network_input_shape)
         )
 
-    def _gaussian(self, x):
+    def _headed(self, x):
         raise NotImplementedError
 
 
-class GaussianEncoder(_GaussianNetwork):
+class GaussianEncoder(_HeadedNetwork):
     """Encoder with Gaussian outputs: g_m and g_s of eq. 4, 9.
 
     A network with one output is taken as features: two linear heads follow,
@@ -74,14 +74,14 @@ class GaussianEncoder(_GaussianNetwork):
             self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
             self.loc_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
             self.scale_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
-            self._gaussian(tf.zeros((1, *event_shape), self.compute_dtype))
+            self._headed(tf.zeros((1, *event_shape), self.compute_dtype))
         elif self._output_shapes != [(latent_dim,)] * 2:
             self._refuse(
                 f"features, or location and scale of shape [batch, {latent_dim}] each"
             )
         self.built = True
 
-    def _gaussian(self, x):
+    def _headed(self, x):
         outputs = self._raw(x)
         if len(outputs) == 2:
             return tuple(outputs)
@@ -90,7 +90,33 @@ class GaussianEncoder(_GaussianNetwork):
         return self.loc_head(features), scale
 
 
-class GaussianDecoder(_GaussianNetwork):
+class PointEncoder(_HeadedNetwork):
+    """Encoder without a scale: one linear head on the network's features.
+
+    Args:
+        network: Any Keras layer or model from `[batch, *event_shape]` with one output.
+        event_shape: Shape of the network's input.
+        latent_dim: Number of latents d.
+        **kwargs: As in every Keras layer.
+
+    Raises:
+        ValueError: If the network has more than one output.
+    """
+
+    def __init__(self, network, event_shape, latent_dim: int, **kwargs):
+        super().__init__(network, event_shape, **kwargs)
+        if len(self._output_shapes) != 1:
+            self._refuse("one output (features) here, where latents have no scale")
+        self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
+        self.loc_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
+        self._headed(tf.zeros((1, *event_shape), self.compute_dtype))
+        self.built = True
+
+    def _headed(self, x):
+        return self.loc_head(self.flatten(self._raw(x)[0]))
+
+
+class GaussianDecoder(_HeadedNetwork):
     """Decoder with Gaussian outputs: f and sigma of eq. 5.
 
     The scale is one of
@@ -153,7 +179,7 @@ class GaussianDecoder(_GaussianNetwork):
             )
         self.built = True
 
-    def _gaussian(self, z):
+    def _headed(self, z):
         outputs = self._raw(z)
         if self.scale == "own":
             return tuple(outputs)

@@ -119,10 +119,15 @@ class MADE(keras.layers.Layer):
         self.num_blocks = num_blocks
 
         inputs = np.arange(1, event_size + 1)
-        # With one entry nothing may be seen: all units get degree 0.
-        hidden = np.sort(
-            np.arange(hidden_units) % max(1, event_size - 1) + min(1, event_size - 1)
-        )
+        # With one entry nothing may be seen: all units get degree 0. Fewer units than
+        # degrees are spread over all of them; counted from 1, they would hide the last
+        # inputs from every unit.
+        highest = event_size - 1
+        if hidden_units < highest:
+            hidden = np.rint(np.linspace(1, highest, hidden_units)).astype(int)
+        else:
+            counted = np.arange(hidden_units) % max(1, highest)
+            hidden = np.sort(counted) + min(1, highest)
         outputs = np.repeat(inputs, num_parameters)
         self.degrees = hidden
         sees_equal = hidden[None, :] >= hidden[:, None]

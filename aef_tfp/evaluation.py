@@ -1,0 +1,342 @@
+"""Evaluates a run: loads its best checkpoint, appends to its metrics.json."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from aef_tfp import metrics
+from aef_tfp.config import EvaluationConfig, RunConfig
+from aef_tfp.data import Split, Splits, load_splits
+from aef_tfp.metrics import Record
+from aef_tfp.models import (
+    Autoencoder,
+    AutoencodingModel,
+    GenerativeModel,
+    WholeEventModel,
+)
+from aef_tfp.pictures import image_grid, save_png
+
+__all__ = [
+    "best_iteration",
+    "draw_reconstructions",
+    "evaluate_run",
+    "is_denoiser",
+    "likelihood_records",
+    "load_best",
+    "reconstruction_records",
+    "save_best",
+    "tune",
+]
+
+# Validation images on which a proposal's scale is tuned.
+_TUNING_IMAGES = 64
+
+
+def evaluate_run(
+    run_dir: Path,
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 - it is frozen
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    verbose: int = 1,
+) -> list[Record]:
+    """Evaluates the best checkpoint of a run and appends to its metrics.json.
+
+    A model with importance sampling whose encoder proposal was never tuned is tuned on
+    validation images first, and saved with the scale.
+
+    Args:
+        run_dir: Directory of the run.
+        config: What to evaluate.
+        data_dir: TFDS data directory; TFDS's own default if None.
+        download: Whether TFDS may download the data set.
+        verbose: 1 shows progress bars, 0 nothing.
+
+    Returns:
+        The new records.
+
+    Raises:
+        ValueError: If a number is out of its range, or does not fit the model.
+        FileNotFoundError: If there is no run, no checkpoint, or no data.
+        OSError: If the Inception network is not to be had.
+    """
+    config.check()
+    run = RunConfig.from_run(run_dir)
+    model = load_best(run_dir)
+    splits = load_splits(run.dataset, data_dir=data_dir, download=download)
+    split: Split = getattr(splits, config.split)
+    images = split.images[: config.num_images]
+    facts: dict[str, Any] = {
+        "split": config.split,
+        "seed": config.seed,
+        "iteration": best_iteration(run_dir),
+    }
+    # First, for a missing file is better reported before the long part.
+    features = _feature_model(config, run, splits, verbose)
+    records: list[Record] = []
+    if isinstance(model, GenerativeModel):
+        if config.proposal == "encoder":
+            _tune_and_save(model, run_dir, splits, config.num_samples, verbose)
+        records += likelihood_records(
+            model,
+            images,
+            marginal_images=images,
+            num_samples=config.num_samples,
+            num_repeats=config.num_repeats,
+            proposal=config.proposal,
+            paper_estimator=config.paper_estimator,
+            batch_size=run.batch_size,
+            verbose=verbose,
+            **facts,
+        )
+    if features is not None and isinstance(model, GenerativeModel):
+        records += _distances(model, features, config, splits, verbose, facts)
+    if is_denoiser(model):
+        kind = None if features is None else config.frechet
+        records += reconstruction_records(
+            model, images, features=features, kind=kind, verbose=verbose, **facts
+        )
+        draw_reconstructions(model, images, run_dir, seed=config.seed)
+    metrics.append_records(run_dir, records)
+    return records
+
+
+def load_best(run_dir: Path) -> Any:
+    """Loads the best checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: If the run has none.
+    """
+    path = run_dir / "best.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run_dir} has no best.keras: it has not reached its first validation; go "
+            f"on with python trainers/run.py --resume {run_dir}."
+        )
+    return keras.saving.load_model(path)
+
+
+def likelihood_records(
+    model: GenerativeModel,
+    images: np.ndarray,
+    *,
+    marginal_images: np.ndarray,
+    num_samples: int,
+    num_repeats: int = 1,
+    proposal: str = "encoder",
+    paper_estimator: bool = False,
+    batch_size: int = 128,
+    verbose: int = 0,
+    **facts: Any,
+) -> list[Record]:
+    """Evaluates a model's likelihood: exact, or objective and estimate.
+
+    Args:
+        model: The model.
+        images: Images for what is exact or cheap, `[n, *event_shape]`.
+        marginal_images: Images for importance sampling.
+        num_samples: K.
+        num_repeats: R.
+        proposal: `"encoder"` or `"laplace"`.
+        paper_estimator: As in `metrics.marginal_records`.
+        batch_size: Images per call.
+        verbose: 1 shows progress bars.
+        **facts: Other fields of the records; `split` at least.
+    """
+    facts["batch_size"] = batch_size
+
+    def progress(title, count):
+        return _progress_bar(title, len(count), verbose)
+
+    if metrics.has_exact_likelihood(model):
+        bar = progress("log-likelihood", images)
+        return metrics.exact_records(model, images, progress=bar, **facts)
+    if not isinstance(model, WholeEventModel):
+        raise TypeError(f"no likelihood is known for {type(model).__name__}.")
+    bar = progress("objective", images)
+    records = metrics.objective_records(model, images, progress=bar, **facts)
+    bar = progress(f"importance sampling ({proposal})", marginal_images)
+    return records + metrics.marginal_records(
+        model,
+        marginal_images,
+        num_samples=num_samples,
+        num_repeats=num_repeats,
+        proposal=proposal,
+        paper_estimator=paper_estimator,
+        progress=bar,
+        **facts,
+    )
+
+
+def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
+    """Tunes the encoder proposal on validation images; False if it needs none."""
+    if not isinstance(model, WholeEventModel) or "encoder" in model.proposal_scales:
+        return False
+    bar = _progress_bar("tuning the proposal's scale", 17, verbose)
+    images = splits.validation.images[:_TUNING_IMAGES]
+    metrics.tune_proposal_scale(model, images, num_samples=num_samples, progress=bar)
+    return True
+
+
+def save_best(model: keras.Model, run_dir: Path) -> None:
+    """Writes best.keras, aside first, so that an interruption leaves the former one."""
+    aside = run_dir / ".best.writing.keras"
+    model.save(aside)
+    os.replace(aside, run_dir / "best.keras")
+
+
+def is_denoiser(model: Any) -> bool:
+    """Whether errors of reconstructions are what a model is trained for."""
+    noisy = isinstance(model, AutoencodingModel) and model.noise_std > 0
+    return noisy or isinstance(model, Autoencoder)
+
+
+def reconstruction_records(
+    model: Any,
+    images: np.ndarray,
+    *,
+    seed: int,
+    features: Any = None,
+    kind: Any = None,
+    verbose: int = 0,
+    **facts: Any,
+) -> list[Record]:
+    """Evaluates reconstructions, of noisy images where a model is trained on them.
+
+    Args:
+        model: The model.
+        images: `[n, *event_shape]` as the model takes them.
+        seed: Seed of the noise.
+        features: Feature model for the feature error, or None.
+        kind: `"inception"` or `"classifier"`, with `features`.
+        verbose: 1 shows progress bars.
+        **facts: Other fields of the records; `split` at least.
+    """
+    levels = model.events.num_levels
+    parts: list[Any] = []
+    for start in range(0, len(images), 256):
+        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
+        parts.append(model.reconstruct(noisy))
+    bar = None if features is None else _progress_bar("features", len(images), verbose)
+    return metrics.denoising_records(
+        metrics.as_levels(images, levels),
+        metrics.as_levels(np.concatenate(parts), levels),
+        noise_std=model.noise_std,
+        feature_model=features,
+        kind=kind,
+        progress=bar,
+        seed=seed,
+        **facts,
+    )
+
+
+def draw_reconstructions(
+    model: Any, images: np.ndarray, run_dir: Path, seed: int
+) -> None:
+    """Draws reconstructions.png: rows of 8 originals, their reconstructions below.
+
+    For a model trained on noisy images it draws denoised.png instead: noisy images,
+    what the model makes of them, and the originals.
+    """
+    name = "denoised.png" if model.noise_std else "reconstructions.png"
+    rows: list[Any] = []
+    for start in range(0, min(16, len(images)), 8):
+        batch = images[start : start + 8]
+        originals = model.dequantize(batch, seed=None)
+        if model.noise_std:
+            noisy = model.corrupt(batch, seed=seed + start)
+            rows += [noisy, model.reconstruct(noisy), originals]
+        else:
+            rows += [originals, model.reconstruct(batch)]
+    grid = image_grid(np.concatenate(rows), min(8, len(images)))
+    save_png(run_dir / name, grid)
+
+
+def _progress_bar(title: str, total: int, verbose: int) -> Callable[[int], Any] | None:
+    """Returns what shows progress in the terminal, or None if nothing should."""
+    if not verbose:
+        return None
+    print(f"{title}:", flush=True)
+    bar = keras.utils.Progbar(total)
+    return lambda done: bar.update(done, finalize=done >= total)
+
+
+def _tune_and_save(model, run_dir, splits, num_samples, verbose) -> None:
+    if tune(model, splits, num_samples, verbose):
+        save_best(model, run_dir)
+
+
+def best_iteration(run_dir: Path) -> int | None:
+    """Returns the iterations behind the best checkpoint; None if unknown."""
+    states = sorted((run_dir / "checkpoints").glob("iteration-*/state.json"))
+    return json.loads(states[-1].read_text())["best_iteration"] if states else None
+
+
+def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:
+    if config.frechet == "none":
+        return None
+    if config.frechet == "inception":
+        return metrics.inception_features(config.inception_weights)
+    if splits.train.labels is None or splits.test.labels is None:
+        raise ValueError(
+            f"the data set {run.dataset!r} has no labels for a classifier; use "
+            "--frechet inception."
+        )
+    return metrics.get_classifier(
+        run.dataset,
+        splits.train.images,
+        splits.train.labels,
+        splits.test.images,
+        splits.test.labels,
+        num_levels=splits.info.num_levels,
+        verbose=verbose,
+    )
+
+
+def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
+    levels = model.events.num_levels
+    split: Split = getattr(splits, config.split)
+    real = metrics.as_levels(split.images[: config.num_frechet_images], levels)
+    count = config.num_frechet_images
+    samples = _samples(model, count, config.temperature, config.seed, verbose)
+    bar = _progress_bar("features of samples", len(real) + count, verbose)
+    records = metrics.distance_records(
+        features,
+        config.frechet,
+        real,
+        metrics.as_levels(samples, levels),
+        what=f"samples at temperature {config.temperature:g}",
+        progress=bar,
+        **facts,
+    )
+    if config.split == "train":
+        return records
+    # What perfect samples would get with these numbers of images.
+    others = metrics.as_levels(splits.train.images[:count], levels)
+    return records + metrics.distance_records(
+        features,
+        config.frechet,
+        real,
+        others,
+        what="training images",
+        prefix="train_",
+        **facts,
+    )
+
+
+def _samples(model, count: int, temperature: float, seed: int, verbose: int):
+    """Samples in batches: a MAF over pixels keeps much for each of them."""
+    size = 256
+    bar = _progress_bar("samples", count, verbose)
+    parts: list[Any] = []
+    for start in range(0, count, size):
+        number = min(size, count - start)
+        parts.append(model.sample(number, temperature, seed=seed + start))
+        if bar is not None:
+            bar(start + number)
+    return np.concatenate(parts)

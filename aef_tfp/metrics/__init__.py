@@ -1,0 +1,61 @@
+"""What a model's numbers are: likelihoods, distances, and the records of both."""
+
+from aef_tfp.metrics.classifier import (
+    ClassifierFeatures,
+    get_classifier,
+    train_classifier,
+)
+from aef_tfp.metrics.features import FeatureModel, extract_features
+from aef_tfp.metrics.frechet import (
+    FeatureStatistics,
+    KernelDistance,
+    feature_error,
+    frechet_distance,
+    kernel_distance,
+)
+from aef_tfp.metrics.images import as_levels, denoising_records, distance_records
+from aef_tfp.metrics.inception import InceptionFeatures, inception_features
+from aef_tfp.metrics.likelihood import (
+    exact_records,
+    has_exact_likelihood,
+    marginal_records,
+    objective_records,
+    tune_proposal_scale,
+)
+from aef_tfp.metrics.records import (
+    Record,
+    append_records,
+    comparison,
+    read_records,
+    summary,
+)
+from aef_tfp.models.bits import bits_per_dim
+
+__all__ = [
+    "ClassifierFeatures",
+    "FeatureModel",
+    "FeatureStatistics",
+    "InceptionFeatures",
+    "KernelDistance",
+    "Record",
+    "append_records",
+    "as_levels",
+    "bits_per_dim",
+    "comparison",
+    "denoising_records",
+    "distance_records",
+    "exact_records",
+    "extract_features",
+    "feature_error",
+    "frechet_distance",
+    "get_classifier",
+    "has_exact_likelihood",
+    "inception_features",
+    "kernel_distance",
+    "marginal_records",
+    "objective_records",
+    "read_records",
+    "summary",
+    "train_classifier",
+    "tune_proposal_scale",
+]

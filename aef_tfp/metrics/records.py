@@ -1,0 +1,208 @@
+"""Numbers with everything that says what they are, in files and in tables."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Record",
+    "append_records",
+    "comparison",
+    "library_versions",
+    "read_records",
+    "records_of_means",
+    "summary",
+]
+
+_PACKAGES = ("aef_tfp", "tensorflow", "keras", "tensorflow-probability", "numpy")
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, importlib.metadata.version(name)) for name in _PACKAGES)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that a number depends on."""
+    return dict(_versions())
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One number of metrics.json, and what it is.
+
+    Args:
+        name: What is estimated, e.g. `marginal_bits_per_dim`.
+        value: The number: a mean over images, or a distance between two sets.
+        standard_error: Of the value; None where there is none.
+        estimator: How it was estimated, in words.
+        split: The images: `train`, `validation` or `test`.
+        num_images: How many of them.
+        num_samples: Importance samples per image and repeat, K; None without any.
+        num_repeats: Repeats pooled inside the logarithm, R.
+        proposal: `encoder` or `laplace`; None without importance sampling.
+        seed: Seed of the noise.
+        iteration: Training iterations behind the model; None if unknown.
+        versions: Versions of the libraries.
+    """
+
+    name: str
+    value: float
+    standard_error: float | None
+    estimator: str
+    split: str
+    num_images: int
+    num_samples: int | None = None
+    num_repeats: int | None = None
+    proposal: str | None = None
+    seed: int = 0
+    iteration: int | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+
+
+def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Record]:
+    """Returns a record of the mean of each array, with its standard error.
+
+    Args:
+        values: Values per image, `[n]` each, by the names of the records; n at least 2.
+        **facts: The other fields of `Record`.
+
+    Raises:
+        ValueError: If there are fewer than 2 values, or some are not finite.
+    """
+    records = []
+    for name, array in values.items():
+        array = np.asarray(array, np.float64)
+        if len(array) < 2:
+            raise ValueError(
+                f"{name} must be a mean over at least 2 images, got {len(array)}; one "
+                "has no standard error."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} is not finite for {np.count_nonzero(~np.isfinite(array))} of "
+                f"{len(array)} images; see what is special about them before leaving "
+                "them out."
+            )
+        error = float(array.std(ddof=1) / math.sqrt(len(array)))
+        records.append(
+            Record(
+                name=name,
+                value=float(array.mean()),
+                standard_error=error,
+                num_images=len(array),
+                **facts,
+            )
+        )
+    return records
+
+
+def read_records(run_dir: Path) -> list[Record]:
+    """Reads the records of a run, oldest first; none if it has no metrics.json.
+
+    Raises:
+        ValueError: If metrics.json is no list of records.
+    """
+    path = run_dir / "metrics.json"
+    if not path.is_file():
+        return []
+    known = {field.name for field in dataclasses.fields(Record)}
+    try:
+        return [
+            Record(**{key: value for key, value in entry.items() if key in known})
+            for entry in json.loads(path.read_text())
+        ]
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no list of records ({error}); move it away and evaluate again."
+        ) from None
+
+
+def append_records(run_dir: Path, records: Sequence[Record]) -> None:
+    """Appends records to a run's metrics.json; the file is replaced in one step."""
+    entries = [
+        dataclasses.asdict(record) for record in [*read_records(run_dir), *records]
+    ]
+    aside = run_dir / ".metrics.json.writing"
+    aside.write_text(json.dumps(entries, indent=2) + "\n")
+    os.replace(aside, run_dir / "metrics.json")
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Returns the records as lines for the terminal, the estimator below each."""
+    width = max((len(record.name) for record in records), default=0)
+    lines = []
+    for record in records:
+        lines += [
+            f"  {record.name:<{width}} {_value(record):>20} {_unit(record.name)}"
+            f" ({record.split}, {record.num_images} images{_samples(record)})".rstrip(),
+            f"      {record.estimator}",
+        ]
+    return "\n".join(lines)
+
+
+def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
+    """Returns the newest records of several runs side by side, a column per run.
+
+    A row is one quantity by one estimator on equally many images of one split, so that
+    what stands in a row can be compared.
+
+    Args:
+        runs: Records by the name of their run.
+    """
+    columns = {run: {_row(record): record for record in runs[run]} for run in runs}
+    rows = dict.fromkeys(row for cells in columns.values() for row in cells)
+    width = max([len("quantity"), *map(len, rows)])
+    cells = {
+        run: [_value(by_row[row]) if row in by_row else "-" for row in rows]
+        for run, by_row in columns.items()
+    }
+    widths = {run: max([len(run), *map(len, column)]) for run, column in cells.items()}
+    lines = [f"{'quantity':<{width}}  " + "  ".join(f"{r:>{widths[r]}}" for r in cells)]
+    for i, row in enumerate(rows):
+        values = "  ".join(f"{cells[run][i]:>{widths[run]}}" for run in cells)
+        lines.append(f"{row:<{width}}  {values}")
+    iterations = {
+        run: ", ".join(sorted({f"{r.iteration:,}" for r in records if r.iteration}))
+        for run, records in runs.items()
+    }
+    if any(iterations.values()):
+        values = "  ".join(f"{iterations[run]:>{widths[run]}}" for run in cells)
+        lines.append(f"{'iterations':<{width}}  {values}")
+    return "\n".join(lines)
+
+
+def _row(record: Record) -> str:
+    parts = [record.name]
+    if record.proposal:
+        parts.append(record.proposal)
+    facts = f"{record.split}, {record.num_images} images{_samples(record)}"
+    return f"{', '.join(parts)} ({facts})"
+
+
+def _samples(record: Record) -> str:
+    if not record.num_samples:
+        return ""
+    repeats = f" x {record.num_repeats}" if (record.num_repeats or 1) > 1 else ""
+    return f", K = {record.num_samples}{repeats}"
+
+
+def _value(record: Record) -> str:
+    if record.standard_error is None:
+        return f"{record.value:.4f}"
+    return f"{record.value:.4f} +- {record.standard_error:.4f}"
+
+
+def _unit(name: str) -> str:
+    for part, unit in (("bits_per_dim", "bits/dim"), ("log_prob", "nats/image")):
+        if part in name:
+            return unit
+    return ""

@@ -1,0 +1,199 @@
+"""What every model with an encoder and a decoder has."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from aef_tfp.models.arguments import (
+    check_positive_scale,
+    checked_count,
+    shape_text,
+)
+from aef_tfp.models.event_model import EventModel
+from aef_tfp.networks import (
+    GaussianDecoder,
+    GaussianEncoder,
+    get_decoder,
+    get_encoder,
+)
+
+__all__ = ["AutoencodingModel"]
+
+
+class AutoencodingModel(EventModel):
+    """A model with an encoder and a decoder (abstract).
+
+    Args:
+        event_shape: Shape of one event, `(H, W, C)` or `(n,)`.
+        latent_dim: Number of latents d, at least 1.
+        encoder: Keras layer or model from events to features, or to (location, scale)
+            of the latents; `"conv"` (the paper's small network), `"dense"`, or None for
+            the first on images and the second on vectors.
+        decoder: Keras layer or model from latents to the location of events, or to
+            (location, scale); or a name as for `encoder`.
+        decoder_scale: `"independent"`, `"dependent"` or `"fixed"`; see
+            `networks.GaussianDecoder`.
+        **kwargs: As in `EventModel`.
+
+    Raises:
+        ValueError: If an argument is out of its range or a network's output has the
+            wrong shape.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        encoder: Any = None,
+        decoder: Any = None,
+        decoder_scale: str = "independent",
+        **kwargs,
+    ):
+        super().__init__(event_shape, **kwargs)
+        self.latent_dim = checked_count("latent_dim", latent_dim)
+        self.decoder_scale = decoder_scale
+        self.encoder = self._encoder_of(
+            get_encoder(encoder, self.event_shape, dtype=self.dtype_policy)
+        )
+        self.decoder = GaussianDecoder(
+            get_decoder(
+                decoder,
+                self.latent_dim,
+                self.event_shape,
+                num_outputs=2 if decoder_scale == "dependent" else 1,
+                dtype=self.dtype_policy,
+            ),
+            self.latent_dim,
+            self.event_shape,
+            decoder_scale,
+            name="decoder",
+            dtype=self.events.dtype,
+        )
+
+    def _encoder_of(self, network: Any) -> keras.layers.Layer:
+        """The encoder that a kind of model makes of a network."""
+        return GaussianEncoder(
+            network,
+            self.event_shape,
+            self.latent_dim,
+            name="encoder",
+            dtype=self.events.dtype,
+        )
+
+    # What a kind of model defines.
+
+    @abstractmethod
+    def _encode(self, y: tf.Tensor) -> tf.Tensor:
+        """Latents `[batch, d]` of preprocessed events."""
+
+    @abstractmethod
+    def _decode(self, z: tf.Tensor, deviations: Any) -> tf.Tensor:
+        """Events of latents; `deviations` standard normal `[batch, n]`, or None."""
+
+    # What users do with a model.
+
+    def call(self, x):
+        """Reconstructs events, `[batch, *event_shape]`, as `predict` does."""
+        return self._reconstruct(tf.convert_to_tensor(x))
+
+    def encode(self, x: Any) -> tf.Tensor:
+        """Returns the latents z of events.
+
+        Args:
+            x: `[batch, *event_shape]`; integers are taken at the middle of their level.
+
+        Returns:
+            `[batch, latent_dim]`.
+        """
+        return self._encode_events(self.events.checked(x))
+
+    def decode(self, z: Any) -> tf.Tensor:
+        """Returns the events f(z) of latents, without deviations.
+
+        Args:
+            z: `[batch, latent_dim]`.
+
+        Returns:
+            `[batch, *event_shape]`; in (0, 1) where a pixel logit precedes the model.
+
+        Raises:
+            ValueError: If `z` has another shape.
+        """
+        z = tf.convert_to_tensor(z, self.events.dtype)
+        if z.shape.rank != 2 or z.shape[-1] != self.latent_dim:
+            raise ValueError(
+                f"decode takes latents of shape [batch, {self.latent_dim}], got "
+                f"{shape_text(z.shape)}."
+            )
+        return self._decode_latents(z)
+
+    def reconstruct(self, x: Any) -> tf.Tensor:
+        """Returns `decode(encode(x))`, `[batch, *event_shape]`; of a noisy x, denoised.
+
+        Args:
+            x: As in `encode`.
+        """
+        return self._reconstruct(self.events.checked(x))
+
+    def interpolate(self, start: Any, end: Any, num_steps: int = 8) -> tf.Tensor:
+        """Decodes straight lines between the latents of pairs of events.
+
+        Args:
+            start: `[batch, *event_shape]`.
+            end: Like `start`.
+            num_steps: Points per line, both ends included, at least 2.
+
+        Returns:
+            `[batch, num_steps, *event_shape]`.
+
+        Raises:
+            ValueError: If the shapes differ or `num_steps` is below 2.
+        """
+        start, end = self.events.checked(start), self.events.checked(end)
+        if start.shape[0] != end.shape[0]:
+            raise ValueError(
+                f"start and end must hold equally many events, got {start.shape[0]} "
+                f"and {end.shape[0]}."
+            )
+        checked_count("num_steps", num_steps, least=2)
+        z_start, z_end = self._encode_events(start), self._encode_events(end)
+        weights = tf.linspace(
+            tf.zeros((), z_start.dtype), tf.ones((), z_start.dtype), num_steps
+        )[None, :, None]
+        z = (1.0 - weights) * z_start[:, None] + weights * z_end[:, None]
+        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]))
+        return tf.reshape(x, [-1, num_steps, *self.event_shape])
+
+    # Compiled counterparts. tf.identity keeps TFP's caches from answering with values
+    # of older weights.
+
+    @tf.function(reduce_retracing=True)
+    def _encode_events(self, x):
+        x = self.dequantize(x, seed=None)
+        return self._encode(self.preprocessing.bijector.inverse(tf.identity(x)))
+
+    @tf.function(reduce_retracing=True)
+    def _decode_latents(self, z):
+        return self._decode(tf.identity(z), None)
+
+    @tf.function(reduce_retracing=True)
+    def _reconstruct(self, x):
+        return self._decode_latents(self._encode_events(x))
+
+    def _check_scales(self, y: tf.Tensor, z: tf.Tensor) -> None:
+        check_positive_scale("encoder", self.encoder(y)[1])
+        check_positive_scale("decoder", self.decoder(z)[1])
+
+    def get_config(self):
+        """Returns the constructor's arguments; networks as serialized objects."""
+        return {
+            **super().get_config(),
+            "latent_dim": self.latent_dim,
+            "decoder_scale": self.decoder_scale,
+            "encoder": keras.saving.serialize_keras_object(self.encoder.network),
+            "decoder": keras.saving.serialize_keras_object(self.decoder.network),
+        }

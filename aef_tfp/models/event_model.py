@@ -1,0 +1,270 @@
+"""What every model has: events, preprocessing, noise on them, and `fit`."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aef_tfp import flows
+from aef_tfp.models.arguments import (
+    checked_event_shape,
+    fold_seed,
+    normal_noise,
+    stateless_seed,
+)
+from aef_tfp.models.engine import LikelihoodTrainer, first_examples
+from aef_tfp.models.events import EventSpec
+
+__all__ = ["DENOISING_TARGETS", "EventModel"]
+
+DENOISING_TARGETS = ("noisy", "clean")
+
+# Enough for means and standard deviations of ActNorm, one forward pass even on a CPU.
+_ADAPT_EXAMPLES = 512
+
+# Stream of the corruption's noise under a step's seed; the models count from 0.
+_CORRUPTION = 2**31
+
+
+class EventModel(LikelihoodTrainer):
+    """A model of images or vectors that trains through `fit` (abstract).
+
+    An event is `[H, W, C]` or a vector `[n]`. Integer data of `num_levels` values are
+    dequantized by the model: x -> (x + U[0, 1)) / num_levels; float data are taken as
+    they are, in [0, 1] where a pixel logit precedes the model. Then
+
+        y = preprocessing.inverse(x)                  (eq. 19, and ActNorm)
+
+    For denoising (appendix B), training events get Gaussian noise of standard deviation
+    `noise_std` after dequantization, and are clipped to [0, 1]. The objective is that
+    of the noisy event, as in the paper, or that of the clean event with an encoder that
+    sees the noisy one.
+
+    Args:
+        event_shape: Shape of one event.
+        num_levels: Number of values of integer data; `"auto"` means 256 for images.
+            None: the data are continuous.
+        logit_lambda: Lambda of the pixel logit (eq. 19); `"auto"` means 1e-6 for images
+            of one channel, 0.05 for more, None for vectors. None: the data are any real
+            numbers, and noisy ones are not clipped.
+        noise_std: Standard deviation of the noise on training events, at least 0.
+        denoising_target: `"noisy"` or `"clean"`; without noise they are the same.
+        seed: Seed of the noise of `fit` and `evaluate`.
+        **kwargs: As in `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        num_levels: Any = "auto",
+        logit_lambda: Any = "auto",
+        noise_std: float = 0.0,
+        denoising_target: str = "noisy",
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        self.event_shape = checked_event_shape(event_shape)
+        density = self.dtype_policy.variable_dtype
+        self.events = EventSpec.of(self.event_shape, num_levels, logit_lambda, density)
+        if not 0.0 <= noise_std < np.inf:
+            raise ValueError(
+                f"noise_std must be a finite number of at least 0, got {noise_std!r}."
+            )
+        if denoising_target not in DENOISING_TARGETS:
+            raise ValueError(
+                "denoising_target must be 'noisy' or 'clean', got "
+                f"{denoising_target!r}."
+            )
+        self.noise_std = float(noise_std)
+        self.denoising_target = denoising_target
+        act_norm = flows.ActNorm(self.event_shape[-1], name="act_norm", dtype=density)
+        self.preprocessing = flows.Stack(
+            [*self._squash(density), act_norm], name="preprocessing", dtype=density
+        )
+        self._is_adapted = self.add_weight(
+            name="is_adapted",
+            shape=(),
+            dtype="bool",
+            initializer="zeros",
+            trainable=False,
+        )
+
+    def _squash(self, dtype: Any) -> list[flows.Flow]:
+        logit_lambda = self.events.logit_lambda
+        if logit_lambda is None:
+            return []
+        return [flows.PixelSquash(logit_lambda, name="pixel_squash", dtype=dtype)]
+
+    # What a kind of model defines.
+
+    @abstractmethod
+    def _objective_of(
+        self, inputs: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """What training maximizes, one value per event, `[batch]`.
+
+        Args:
+            inputs: Dequantized events as the encoder sees them.
+            targets: Dequantized events whose density it is; the same without noise.
+            seed: Stateless seed of the model's own noise.
+        """
+
+    @abstractmethod
+    def _adapt_flows(self, y: tf.Tensor) -> None:
+        """Initializes the kind's own flows from preprocessed events."""
+
+    # Data.
+
+    @property
+    def event_size(self) -> int:
+        """Number of entries of one event, N."""
+        return self.events.size
+
+    def dequantize(self, x: tf.Tensor, seed: Any) -> tf.Tensor:
+        """Makes integer events continuous; see `EventSpec.dequantize`."""
+        return self.events.dequantize(x, seed)
+
+    def corrupt(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Returns noisy events as the model is trained on.
+
+        Args:
+            x: `[batch, *event_shape]`; integers are taken at the middle of their level.
+            seed: Seed of the noise; None draws a new one.
+
+        Returns:
+            Floats of the same shape, in [0, 1] where a pixel logit precedes the model.
+
+        Raises:
+            ValueError: If `x` does not fit the model.
+        """
+        x = self.dequantize(self.events.checked(x), seed=None)
+        return self._corrupt(x, stateless_seed(seed))
+
+    def _corrupt(self, x, seed):
+        x += self.noise_std * normal_noise(tf.shape(x), seed, x.dtype)
+        if self.events.logit_lambda is None:
+            return x
+        return tf.clip_by_value(x, 0.0, 1.0)
+
+    def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """What training maximizes, noise on the events included, `[batch]`."""
+        targets = inputs = self.dequantize(x, seed)
+        if self.noise_std:
+            inputs = self._corrupt(targets, fold_seed(seed, _CORRUPTION))
+            if self.denoising_target == "noisy":
+                targets = inputs
+        return self._objective_of(inputs, targets, seed)
+
+    def _objective_without_noise(self, x, seed):
+        x = self.dequantize(x, seed)
+        return self._objective_of(x, x, seed)
+
+    def _preprocess(self, x):
+        """Preprocessed events and the log-determinant of getting there, `[batch]`."""
+        # A copy, since TFP's cache would answer with values of older weights.
+        x = tf.identity(x)
+        bijector = self.preprocessing.bijector
+        log_det = bijector.inverse_log_det_jacobian(x, len(self.event_shape))
+        # Constant log-determinants come without a batch axis.
+        return bijector.inverse(x), tf.broadcast_to(log_det, [tf.shape(x)[0]])
+
+    def _flat(self, y):
+        return tf.reshape(y, [-1, self.event_size])
+
+    # Training.
+
+    def adapt(self, data: Any) -> None:
+        """Initializes every ActNorm from data, layer by layer from data to base.
+
+        `fit` does this when nobody did. Runs eagerly, outside of any replica, so that
+        all replicas get the same values.
+
+        Args:
+            data: Array `[n, *event_shape]` or data set of batches, as for `fit`; the
+                first 512 examples are used.
+
+        Raises:
+            ValueError: If the data do not fit the model, or a network of the user's
+                gives a scale that is not positive.
+        """
+        x = self.events.checked(first_examples(data, _ADAPT_EXAMPLES))
+        if not len(x):
+            raise ValueError("adapt needs at least one example, got none.")
+        seed = stateless_seed(self.seed)
+        x = self.dequantize(x, seed)
+        if self.noise_std:
+            x = self._corrupt(x, fold_seed(seed, _CORRUPTION))
+        self._adapt_flows(self.preprocessing.adapt_inverse(x))
+        self._is_adapted.assign(True)
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """Trains on events; arguments and result as in `keras.Model.fit`.
+
+        Args:
+            x: Events alone: array `[n, *event_shape]` (uint8 as it is, or float) or a
+                `tf.data.Dataset` of batches.
+            y: Must be None: the model takes no labels.
+            *args: As in `keras.Model.fit`.
+            validation_data: Like `x`.
+            **kwargs: As in `keras.Model.fit`.
+
+        Returns:
+            Keras's `History`; `loss` is in nats per event where it is a density.
+
+        Raises:
+            ValueError: If the data do not fit the model.
+            FloatingPointError: If too many updates in a row are not finite.
+        """
+        self.events.check_training_data("fit", x, y)
+        if validation_data is not None:
+            self.events.check_training_data("validation_data", validation_data)
+        self._assert_compile_called("fit")
+        if not bool(self._is_adapted.numpy()):
+            self.adapt(x)
+        if not isinstance(x, (np.ndarray, tf.Tensor)):
+            # A data set shuffles itself; Keras warns about its own default.
+            kwargs.setdefault("shuffle", False)
+        self._skips_in_a_row = 0
+        return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Evaluates the objective; arguments and result as in `keras.Model.evaluate`.
+
+        The dequantization noise is a function of the model's seed and the position of
+        the batch: equal calls give equal values.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):
+            self.events.check_training_data("evaluate", x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def get_config(self):
+        """Returns the constructor's arguments; networks as serialized objects."""
+        return {
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "event_shape": list(self.event_shape),
+            "num_levels": self.events.num_levels,
+            "logit_lambda": self.events.logit_lambda,
+            "noise_std": self.noise_std,
+            "denoising_target": self.denoising_target,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuilds the model; weights come from the file."""
+        config = {
+            key: keras.saving.deserialize_keras_object(value, custom_objects)
+            if isinstance(value, dict) and "class_name" in value
+            else value
+            for key, value in config.items()
+        }
+        return cls(**config)

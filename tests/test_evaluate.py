@@ -1,0 +1,341 @@
+"""Evaluation of runs: records, tables, the command line."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aef_tfp import metrics
+from aef_tfp.config import EvaluationConfig, RunConfig
+from aef_tfp.metrics import Record
+from aef_tfp.metrics.records import records_of_means
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "trainers"))
+import evaluate  # noqa: E402
+import run  # noqa: E402
+
+SMALL = [
+    "--flow-layers=1",
+    "--flow-units=8",
+    "--latent-dim=2",
+    "--no-jit-compile",
+    "--batch-size=32",
+    "--iterations=2",
+    "--num-samples=2",
+    "--num-marginal-images=8",
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    """Trains runs of two iterations, once for each set of arguments."""
+    root = tmp_path_factory.mktemp("runs")
+    done = {}
+
+    def of(model, *arguments):
+        key = (model, *arguments)
+        if key not in done:
+            run_dir = root / "-".join(part.strip("-") for part in key)
+            base = f"digits-{model}-2"
+            if model == "pixel-maf":
+                base = "digits-pixel-maf-4x256"
+            argv = [base, *SMALL, *arguments, f"--run-dir={run_dir}"]
+            assert run.main([*argv, f"--data-dir={data_dir}"]) == 0
+            done[key] = run_dir
+        return done[key]
+
+    return of
+
+
+def read(run_dir):
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("aef-corner", {"log_prob", "bits_per_dim"}),
+        ("pixel-maf", {"log_prob", "bits_per_dim"}),
+        ("aef-linear", {"joint_bits_per_dim", "marginal_bits_per_dim"}),
+        ("vae", {"elbo_bits_per_dim", "marginal_bits_per_dim"}),
+        ("iwae", {"iwae_bits_per_dim", "marginal_bits_per_dim"}),
+        ("autoencoder", {"reconstruction_error"}),
+    ],
+)
+def test_every_kind_of_model_is_evaluated(model, names, trained, data_dir, capsys):
+    run_dir = trained(model)
+    before = read(run_dir)
+    assert {entry["iteration"] for entry in before} == {2}
+    weights = keras.saving.load_model(run_dir / "best.keras").get_weights()
+    argv = [str(run_dir), "--num-images=6", "--num-samples=3", "--num-repeats=2"]
+    argv += ["--split=validation", "--seed=5", f"--data-dir={data_dir}"]
+    capsys.readouterr()
+    assert evaluate.main(argv) == 0
+    entries = read(run_dir)
+    assert entries[: len(before)] == before
+    new = entries[len(before) :]
+    by_name = {entry["name"]: entry for entry in new}
+    assert names <= set(by_name)
+    for entry in new:
+        assert entry["split"] == "validation"
+        assert entry["num_images"] == 6
+        assert entry["seed"] == 5
+        assert entry["versions"]["tensorflow"] == tf.__version__
+        assert np.isfinite(entry["value"])
+        assert entry["standard_error"] > 0
+    if "marginal_bits_per_dim" in by_name:
+        marginal = by_name["marginal_bits_per_dim"]
+        assert (marginal["num_samples"], marginal["num_repeats"]) == (3, 2)
+        assert "(tuned)" in marginal["estimator"]
+    printed = capsys.readouterr().out
+    for name in names:
+        assert name in printed
+    after = keras.saving.load_model(run_dir / "best.keras").get_weights()
+    for old, now in zip(weights, after, strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
+def test_values_are_those_of_the_model(trained, data_dir):
+    from aef_tfp.data import load_splits
+
+    run_dir = trained("aef-corner")
+    argv = [str(run_dir), "--num-images=7", f"--data-dir={data_dir}", "--seed=2"]
+    assert evaluate.main(argv) == 0
+    model = keras.saving.load_model(run_dir / "best.keras")
+    images = load_splits("digits", data_dir=data_dir).test.images[:7]
+    log_prob = model.log_prob(images, seed=2).numpy()
+    entry = [entry for entry in read(run_dir) if entry["name"] == "log_prob"][-1]
+    np.testing.assert_allclose(entry["value"], log_prob.mean(), rtol=1e-6)
+    error = log_prob.std(ddof=1) / np.sqrt(7)
+    np.testing.assert_allclose(entry["standard_error"], error, rtol=1e-5)
+
+
+def test_laplace_and_the_papers_estimator(trained, data_dir):
+    run_dir = trained("aef-linear")
+    argv = [str(run_dir), "--num-images=4", "--num-samples=8", "--proposal=laplace"]
+    argv += ["--paper-estimator", f"--data-dir={data_dir}"]
+    assert evaluate.main(argv) == 0
+    new = {entry["name"]: entry for entry in read(run_dir)[-7:]}
+    assert new["marginal_log_prob"]["proposal"] == "laplace"
+    assert (
+        "laplace proposal of scale 1 (not tuned)"
+        in (new["marginal_log_prob"]["estimator"])
+    )
+    paper = new["paper_without_log_k_log_prob"]["value"]
+    # One repeat: exactly log K above.
+    expected = new["marginal_log_prob"]["value"] + np.log(8)
+    np.testing.assert_allclose(paper, expected, rtol=1e-6)
+
+
+def test_the_scale_is_tuned_once(trained):
+    model = keras.saving.load_model(trained("vae") / "best.keras")
+    scale = model.proposal_scales["encoder"]
+    assert 1e-3 <= scale <= 10.0
+
+
+def test_frechet_distances_in_classifier_features(
+    trained, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    run_dir = trained("aef-corner")
+    argv = [str(run_dir), "--num-images=4", "--frechet=classifier"]
+    argv += ["--num-frechet-images=60", f"--data-dir={data_dir}"]
+    assert evaluate.main(argv) == 0
+    entries = {entry["name"]: entry for entry in read(run_dir)[-6:]}
+    distance = entries["frechet_classifier_distance"]
+    assert "FID" not in distance["estimator"].replace("(no FID)", "")
+    assert "60 samples at temperature 1 against 60 test images" in distance["estimator"]
+    assert "classifier on digits (test accuracy 0.9" in distance["estimator"]
+    # Untrained samples are far from digits, other digits are near.
+    floor = entries["train_frechet_classifier_distance"]
+    assert floor["value"] < 0.5 * distance["value"]
+    assert entries["train_kernel_classifier_distance"]["value"] < (
+        0.5 * entries["kernel_classifier_distance"]["value"]
+    )
+    assert list(tmp_path.glob("aef_tfp/classifier-digits-*.keras"))
+
+
+def test_inception_is_asked_for_before_anything_long(trained, capsys, tmp_path):
+    run_dir = trained("aef-corner")
+    before = read(run_dir)
+    argv = [str(run_dir), "--frechet=inception"]
+    assert evaluate.main([*argv, f"--inception-weights={tmp_path / 'no.pb'}"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert read(run_dir) == before
+
+
+def test_other_inception_weights_make_no_fid():
+    features = keras.layers.Flatten(name="another network")
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(5, 2, 2, 1))
+    records = metrics.distance_records(
+        features, "inception", images, images[::-1], split="test"
+    )
+    assert records[0].name == "frechet_inception_distance"
+    assert not records[0].estimator.startswith("FID")
+    np.testing.assert_allclose(records[0].value, 0.0, atol=1e-6)
+    features.sha256 = metrics.inception.GRAPH_SHA256
+    records = metrics.distance_records(
+        features, "inception", images, images, split="test"
+    )
+    assert records[0].estimator.startswith("FID")
+
+
+def test_denoising_is_evaluated_and_drawn(trained, data_dir, capsys):
+    run_dir = trained("aef-linear", "--noise-std=0.5", "--decoder-scale=fixed")
+    assert RunConfig.from_run(run_dir).noise_std == 0.5
+    entries = {entry["name"]: entry for entry in read(run_dir)}
+    error = entries["reconstruction_error"]
+    assert "noise of deviation 0.5, clipped" in error["estimator"]
+    assert 0.0 < error["value"] < 1.0
+    picture = tf.io.decode_png((run_dir / "denoised.png").read_bytes()).numpy()
+    # Twice noisy, denoised, original, eight to a row.
+    assert picture.shape[:2] == (6 * 33 + 1, 8 * 33 + 1)
+    rows = [picture[i * 33 + 1 : (i + 1) * 33, 1:-1, 0] for i in range(6)]
+    assert (rows[0] == 0).mean() > 0.1  # clipped
+    assert not (run_dir / "reconstructions.png").exists()
+    header = (run_dir / "history.csv").read_text().splitlines()[0]
+    assert "val_noisy_target_joint_bits_per_dim" in header
+
+
+def test_runs_are_compared_side_by_side(trained, data_dir, capsys):
+    first, second = trained("aef-corner"), trained("vae")
+    capsys.readouterr()
+    assert evaluate.main(["--compare", str(first), str(second)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["quantity", "aef-corner", "vae"]
+    exact = next(line for line in lines if line.startswith("bits_per_dim (test, 300"))
+    value = next(e for e in read(first) if e["name"] == "bits_per_dim")["value"]
+    assert f"{value:.4f} +- " in exact
+    assert exact.rstrip().endswith("-")
+    assert lines[-1].split() == ["iterations", "2", "2"]
+
+
+def record(**changes):
+    fields = {
+        "name": "marginal_bits_per_dim",
+        "value": 1.5,
+        "standard_error": 0.25,
+        "estimator": "importance sampling",
+        "split": "test",
+        "num_images": 1000,
+        "num_samples": 128,
+        "num_repeats": 20,
+        "proposal": "laplace",
+        "iteration": 2000,
+    }
+    return Record(**{**fields, **changes})
+
+
+def test_a_comparison_keeps_unlike_numbers_apart():
+    text = metrics.comparison(
+        {
+            "a": [record(value=9.0), record(), record(num_images=10)],
+            "b": [record(proposal="encoder"), record(iteration=1000)],
+        }
+    )
+    rows = {line.split("  ")[0]: line for line in text.splitlines()}
+    row = rows["marginal_bits_per_dim, laplace (test, 1000 images, K = 128 x 20)"]
+    # The newest of two.
+    assert row.split("  ")[1:] == ["1.5000 +- 0.2500", "1.5000 +- 0.2500"]
+    assert "9.0000" not in text
+    row = rows["marginal_bits_per_dim, encoder (test, 1000 images, K = 128 x 20)"]
+    assert row.split()[-5:] == ["20)", "-", "1.5000", "+-", "0.2500"]
+    assert "1,000, 2,000" in rows["iterations"]
+
+
+def test_a_summary_says_unit_images_and_samples():
+    text = metrics.summary([record(), record(name="log_prob", num_samples=None)])
+    assert "1.5000 +- 0.2500 bits/dim (test, 1000 images, K = 128 x 20)" in text
+    assert "nats/image (test, 1000 images)" in text
+    assert text.count("importance sampling") == 2
+
+
+def test_records_are_appended_and_old_ones_read(tmp_path):
+    metrics.append_records(tmp_path, [record()])
+    metrics.append_records(tmp_path, [record(value=2.0)])
+    assert [r.value for r in metrics.read_records(tmp_path)] == [1.5, 2.0]
+    assert metrics.read_records(tmp_path)[0] == record()
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(ValueError, match="is no list of records"):
+        metrics.append_records(tmp_path, [record()])
+    assert (tmp_path / "metrics.json").read_text() == "{"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "at least 2 images, got 1"),
+        ([1.0, np.nan, np.inf], "not finite for 2 of 3 images"),
+    ],
+)
+def test_means_of_too_few_or_not_finite_are_refused(values, message):
+    with pytest.raises(ValueError, match=message) as error:
+        records_of_means({"loss": np.array(values)}, estimator="", split="test")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere"], "nowhere holds no run: it has no config.json"),
+        (["--compare", "nowhere"], "nowhere holds no run"),
+        (["a", "b"], "evaluate one run at a time, got 2"),
+        (["a", "--num-images=1"], "num_images must be at least 2, got 1"),
+        (["a", "--num-samples=0"], "num_samples must be at least 1, got 0"),
+        (["a", "--temperature=-1"], "temperature must be a finite number"),
+    ],
+)
+def test_errors_are_one_line(argv, message, capsys):
+    assert evaluate.main(argv) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_run_without_checkpoint_or_numbers_is_named(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(RunConfig().to_json())
+    assert evaluate.main([str(tmp_path)]) == 1
+    assert "has no best.keras" in capsys.readouterr().err
+    assert evaluate.main(["--compare", str(tmp_path)]) == 1
+    assert "has no numbers yet" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_two_replicas_is_evaluated(mirrored, tmp_path, data_dir):
+    from aef_tfp import training
+    from aef_tfp.data import dataset_info, evaluation_batches, load_splits
+
+    config = RunConfig(
+        model="vae", latent_dim=2, flow_layers=1, flow_units=8, batch_size=32
+    )
+    images = load_splits("digits", data_dir=data_dir).train.images[:64]
+    with mirrored.scope():
+        model = training.build_model(config, dataset_info("digits"))
+    model.fit(evaluation_batches(images, 32), verbose=0)
+    model.save(tmp_path / "best.keras")
+    (tmp_path / "config.json").write_text(config.to_json())
+    argv = [str(tmp_path), "--num-images=4", "--num-samples=2"]
+    assert evaluate.main([*argv, f"--data-dir={data_dir}"]) == 0
+    entries = {entry["name"]: entry for entry in read(tmp_path)}
+    assert entries["marginal_bits_per_dim"]["iteration"] is None
+    assert np.isfinite(entries["marginal_bits_per_dim"]["value"])
+
+
+def test_evaluation_settings_are_checked():
+    EvaluationConfig().check()
+    with pytest.raises(ValueError, match="num_repeats must be at least 1, got 0"):
+        EvaluationConfig(num_repeats=0).check()

@@ -1,0 +1,105 @@
+"""Evaluates runs and compares them: `python trainers/evaluate.py RUN`."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from aef_tfp.config import EvaluationConfig
+from aef_tfp.terminal import import_quietly
+
+DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
+
+Likelihoods are exact where the model has one, and importance-sampling estimates
+otherwise. Everything goes to the run's metrics.json with what it is, and is printed.
+With --compare, the newest numbers of several runs are printed side by side, and nothing
+is evaluated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which runs, and where their data lie."""
+
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")
+    ]
+    """Run directory; several with --compare."""
+
+    config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = EvaluationConfig()  # noqa: RUF009
+
+    compare: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the newest numbers of these runs side by side."""
+
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """TFDS data directory that holds the data set; TFDS's own by default."""
+
+    download: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Let TFDS download the data set if the data directory does not hold it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; metrics.json is as it was", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    arguments = tyro.cli(Arguments, args=argv, description=DESCRIPTION)
+    runs = arguments.runs
+    arguments.config.check()
+    metrics = import_quietly("aef_tfp.metrics")
+    if arguments.compare:
+        return _compare(metrics, runs)
+    if len(runs) != 1:
+        raise ValueError(
+            f"evaluate one run at a time, got {len(runs)}; --compare prints several."
+        )
+    evaluation = import_quietly("aef_tfp.evaluation")
+    records = evaluation.evaluate_run(
+        runs[0],
+        arguments.config,
+        data_dir=arguments.data_dir,
+        download=arguments.download,
+        verbose=1 if sys.stdout.isatty() else 0,
+    )
+    iteration = records[0].iteration
+    after = f" after {iteration:,} iterations" if iteration else ""
+    print(f"{runs[0]}, best checkpoint{after}:")
+    print(metrics.summary(records))
+    print(f"Appended to {runs[0] / 'metrics.json'}")
+    return 0
+
+
+def _compare(metrics, runs: Sequence[Path]) -> int:
+    columns = {}
+    for run, name in zip(runs, _names(runs), strict=True):
+        if not (run / "config.json").is_file():
+            raise FileNotFoundError(f"{run} holds no run: it has no config.json.")
+        columns[name] = metrics.read_records(run)
+        if not columns[name]:
+            raise ValueError(
+                f"{run} has no numbers yet; evaluate it first: "
+                f"python trainers/evaluate.py {run}"
+            )
+    print(metrics.comparison(columns))
+    return 0
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The last part of each path where that tells them apart, else the whole path."""
+    short = [run.resolve().name for run in runs]
+    return short if len(set(short)) == len(runs) else [str(run) for run in runs]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
