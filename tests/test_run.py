@@ -133,12 +133,33 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(finished, data_dir, tmp_pa
         np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
+def test_a_run_resumed_between_two_validations_keeps_its_count(
+    finished, data_dir, tmp_path
+):
+    run_dir = tmp_path / "longer"
+    shared = [f"--data-dir={data_dir}"]
+    first = [*SMALL, "--iterations=6", "--validation-interval=4"]
+    assert run.main([*first, f"--run-dir={run_dir}", *shared]) == 0
+    assert run.main([f"--resume={run_dir}", "--iterations=10", *shared]) == 0
+    assert [int(row["iteration"]) for row in history(run_dir)] == [4, 6, 8, 10]
+    assert history(run_dir)[-1]["val_loss"] == history(finished)[-1]["val_loss"]
+    expected, got = last_weights(finished), last_weights(run_dir)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    # Each part left its records.
+    records = json.loads((run_dir / "metrics.json").read_text())
+    assert [record["name"] for record in records] == ["log_prob", "bits_per_dim"] * 2
+
+
 def test_patience_is_counted_in_iterations(data_dir, tmp_path):
     run_dir = tmp_path / "patient"
     arguments = [*SMALL, "--iterations=40", "--validation-interval=2", "--patience=6"]
     # The smallest step size changes nothing: the first validation stays the best.
     arguments += ["--learning-rate=1e-30", f"--run-dir={run_dir}"]
     assert run.main([*arguments, f"--data-dir={data_dir}"]) == 0
+    assert [int(row["iteration"]) for row in history(run_dir)] == [2, 4, 6, 8]
+    # It has ended: resuming trains no further.
+    assert run.main([f"--resume={run_dir}", f"--data-dir={data_dir}"]) == 0
     assert [int(row["iteration"]) for row in history(run_dir)] == [2, 4, 6, 8]
 
 
@@ -277,3 +298,16 @@ def test_mnist_trains_from_its_data_directory(tmp_path):
     (row,) = history(run_dir)
     # Far below the 8 bits of a uniform density; 2.0 comes after 500 iterations.
     assert float(row["val_joint_bits_per_dim"]) < 3.5
+
+    import evaluate
+
+    argv = [str(run_dir), "--num-images=64", "--num-samples=16"]
+    argv += [f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}"]
+    bounds = []
+    for proposal in ("encoder", "laplace"):
+        assert evaluate.main([*argv, f"--proposal={proposal}"]) == 0
+        records = json.loads((run_dir / "metrics.json").read_text())
+        by_name = {record["name"]: record for record in records}
+        assert by_name["marginal_log_prob"]["proposal"] == proposal
+        bounds.append(by_name["marginal_log_prob"]["value"])
+    assert bounds[1] > bounds[0]
