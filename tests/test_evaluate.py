@@ -13,6 +13,7 @@ from aef_tfp import metrics
 from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
+from aef_tfp.models import Autoencoder
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
@@ -128,7 +129,7 @@ def test_laplace_and_the_papers_estimator(trained, data_dir):
     new = {entry["name"]: entry for entry in read(run_dir)[-7:]}
     assert new["marginal_log_prob"]["proposal"] == "laplace"
     assert (
-        "laplace proposal of scale 1 (not tuned)"
+        "laplace proposal of scale 1 (default)"
         in (new["marginal_log_prob"]["estimator"])
     )
     paper = new["paper_without_log_k_log_prob"]["value"]
@@ -223,6 +224,30 @@ def test_runs_are_compared_side_by_side(trained, data_dir, capsys):
     assert lines[-1].split() == ["iterations", "2", "2"]
 
 
+def test_images_are_judged_as_a_file_would_hold_them():
+    got = metrics.as_levels(np.array([0.0, 0.24, 0.25, 0.99, 1.0, np.nan]), 4)
+    np.testing.assert_allclose(got, [0.0, 0.0, 1 / 3, 1.0, 1.0, np.nan])
+    np.testing.assert_allclose(metrics.as_levels(np.arange(4), 4), np.arange(4) / 3)
+    np.testing.assert_array_equal(metrics.as_levels([[0.3]], None), [[0.3]])
+
+
+def test_batches_of_noisy_images_have_noise_of_their_own():
+    from aef_tfp.evaluation import reconstruction_records
+
+    model = Autoencoder((2, 2, 1), 1, encoder="dense", decoder="dense", noise_std=0.1)
+    seeds = []
+    corrupt = model.corrupt
+
+    def recorded(x, seed):
+        seeds.append(seed)
+        return corrupt(x, seed=seed)
+
+    model.corrupt = recorded
+    images = np.full((300, 2, 2, 1), 128, np.uint8)
+    reconstruction_records(model, images, seed=5, split="test")
+    assert seeds == [5, 261]
+
+
 def record(**changes):
     fields = {
         "name": "marginal_bits_per_dim",
@@ -257,10 +282,14 @@ def test_a_comparison_keeps_unlike_numbers_apart():
 
 
 def test_a_summary_says_unit_images_and_samples():
-    text = metrics.summary([record(), record(name="log_prob", num_samples=None)])
-    assert "1.5000 +- 0.2500 bits/dim (test, 1000 images, K = 128 x 20)" in text
+    records = [record(), record(name="log_prob", num_samples=None)]
+    text = metrics.summary([*records, record(name="error", estimator="least squares")])
+    assert "1.5000 +- 0.2500 bits/dim   (test, 1000 images, K = 128 x 20)" in text
     assert "nats/image (test, 1000 images)" in text
-    assert text.count("importance sampling") == 2
+    # Once below the numbers that share it.
+    assert text.count("importance sampling") == 1
+    assert text.splitlines()[2].strip() == "importance sampling"
+    assert text.splitlines()[-1].strip() == "least squares"
 
 
 def test_records_are_appended_and_old_ones_read(tmp_path):

@@ -297,6 +297,26 @@ def test_forward_jacobian_is_the_jacobian(rng):
     )
 
 
+def test_the_precision_is_the_fisher_information_where_the_scale_depends_on_z(rng):
+    decoder = dense_decoder(2, (5,), hidden_units=(6,), num_outputs=2, dtype="float64")
+    model = small_model(
+        ExpandedAEF, (5,), 2, decoder=decoder, decoder_scale="dependent"
+    )
+    z = tf.constant(rng.normal(size=(1, 2)))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(z)
+        loc, scale = model.decoder(z)
+        log_scale = tf.math.log(scale)
+        base = model.prior_flow.bijector.inverse(tf.identity(z))
+    loc, log_scale, base = (
+        tape.batch_jacobian(part, z).numpy()[0] for part in (loc, log_scale, base)
+    )
+    loc /= scale.numpy()[0][:, None]
+    expected = loc.T @ loc + 2.0 * log_scale.T @ log_scale + base.T @ base
+    jacobian = forward_jacobian(model._residuals, z).numpy()[0]
+    np.testing.assert_allclose(jacobian.T @ jacobian, expected, rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_an_iaf_prior_serves_the_laplace_proposal(rng):
     # Its density is sequential: the Jacobian goes through a loop.

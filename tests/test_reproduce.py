@@ -13,6 +13,7 @@ import pytest
 
 from aef_tfp import paper
 from aef_tfp.config import EvaluationConfig, RunConfig
+from aef_tfp.paper import reproduction
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
@@ -70,10 +71,18 @@ class Package:
             (checkpoint / "state.json").write_text(json.dumps(state))
         if self.interrupt_at is not None and self.interrupt_at < config.iterations:
             raise KeyboardInterrupt
-        (run_dir / "reconstructions.png").touch()
-        if config.model != "autoencoder":
-            name = "bits_per_dim" if "center" in config.model else "elbo_bits_per_dim"
-            append(run_dir, record(name, 2.0 + config.seed, iteration=best))
+        facts = {"seed": config.seed, "iteration": best}
+        if config.noise_std or config.model == "autoencoder":
+            append(run_dir, record("reconstruction_error", 0.5, **facts))
+        if config.model == "autoencoder":
+            return
+        exact = "center" in config.model
+        name = "bits_per_dim" if exact else "elbo_bits_per_dim"
+        append(run_dir, record(name, 2.0 + config.seed, **facts))
+        if not exact:
+            fields = {"num_samples": 128, "num_repeats": 1, "proposal": "encoder"}
+            facts |= {"num_images": 500, **fields}
+            append(run_dir, record("marginal_bits_per_dim", 1.25, **facts))
 
     def evaluate_run(self, run_dir, config, *, data_dir, download, verbose):
         self.calls.append(("evaluate", run_dir.name, config))
@@ -85,10 +94,12 @@ class Package:
         if trained.model != "autoencoder":
             fields = ("num_samples", "num_repeats", "proposal")
             facts = {name: getattr(config, name) for name in fields}
-            bits = record(
-                "marginal_bits_per_dim", 1.5 + trained.seed / 10, **facts, **shared
-            )
-            append(run_dir, bits)
+            facts |= shared
+            bits = 1.5 + trained.seed / 10
+            append(run_dir, record("marginal_bits_per_dim", bits, **facts))
+            if config.paper_estimator:
+                name = "paper_without_log_k_bits_per_dim"
+                append(run_dir, record(name, bits - 0.0625, **facts))
         if trained.noise_std and config.frechet != "none":
             append(run_dir, record(f"{config.frechet}_feature_error", 0.25, **shared))
         elif config.frechet != "none":
@@ -131,7 +142,7 @@ def record(name, value, **fields):
 @pytest.fixture
 def package(monkeypatch, tmp_path):
     stand_in = Package()
-    monkeypatch.setattr(reproduce, "import_quietly", stand_in.import_quietly)
+    monkeypatch.setattr(reproduction, "import_quietly", stand_in.import_quietly)
     monkeypatch.chdir(tmp_path)
     return stand_in
 
@@ -310,7 +321,7 @@ def test_an_interrupted_call_goes_on(package, capsys, interrupted_at):
     ]
 
 
-def test_a_run_that_lacks_its_last_files_is_resumed_at_its_own_length(package):
+def test_a_run_that_lacks_its_records_is_resumed_at_its_own_length(package):
     package.interrupt_at = 3000
     assert reproduce.main(ONE) == 130
     package.interrupt_at = None
@@ -320,7 +331,7 @@ def test_a_run_that_lacks_its_last_files_is_resumed_at_its_own_length(package):
     assert actions(package)[0] == ("resume", "mnist-vae-2-seed3")
 
 
-def test_an_evaluation_of_fewer_iterations_does_not_count(package, capsys):
+def test_records_of_fewer_iterations_do_not_count(package, capsys):
     assert reproduce.main([*ONE, "--iterations=1000"]) == 0
     package.interrupt_at = 3000
     assert reproduce.main(ONE) == 130
@@ -328,7 +339,10 @@ def test_an_evaluation_of_fewer_iterations_does_not_count(package, capsys):
     capsys.readouterr()
     # The checkpoint is at 3,000, what is measured at 1,000.
     assert reproduce.main([*ONE, "--iterations=2000"]) == 0
-    assert actions(package) == [("evaluate", "mnist-vae-2-seed3")]
+    assert [(what, config.iterations) for what, _, config in package.calls[:1]] == [
+        ("resume", 3000)
+    ]
+    assert [action for action, _ in actions(package)] == ["resume", "evaluate"]
     assert "3,000 of 100,000 (3 %)" in capsys.readouterr().out
 
 
@@ -336,7 +350,7 @@ def test_an_evaluation_of_fewer_iterations_does_not_count(package, capsys):
     "changed",
     [
         ["--num-samples=64"],
-        ["--num-images=500"],
+        ["--num-images=600"],
         ["--num-repeats=20"],
         ["--proposal=laplace"],
         ["--frechet=classifier"],
@@ -368,7 +382,7 @@ def test_the_last_of_two_equal_records_counts(package, capsys):
 
 
 def test_denoising_autoencoders_are_trained_once_and_measured_as_asked(package, capsys):
-    # Their training writes no metrics.json, and no record of the whole test set.
+    # Their training measures no features, but the whole test set.
     arguments = ["--table=2", "--dataset=mnist", "--model=autoencoder"]
     arguments += ["--latent-dim=2", "--iterations=500"]
     assert reproduce.main(arguments) == 0
@@ -406,12 +420,15 @@ def test_a_longer_run_with_the_same_best_model_is_not_measured_again(package, ca
 
 @pytest.mark.parametrize("known", [{"mnist": NUM_TEST_IMAGES}, {}])
 def test_the_whole_test_set_is_not_taken_from_other_counts(package, monkeypatch, known):
-    monkeypatch.setattr(paper, "NUM_TEST_IMAGES", known)
+    monkeypatch.setattr(reproduction, "NUM_TEST_IMAGES", known)
     arguments = [*ONE, "--iterations=1000"]
     assert reproduce.main(arguments) == 0
     run_dir = Path("runs/reproduce/mnist-vae-2-seed3")
-    append(run_dir, record("elbo_bits_per_dim", 2.0, split="train", num_images=54_000))
-    append(run_dir, record("frechet_classifier_distance", 2.0, num_images=50_000))
+    for name, facts in (
+        ("elbo_bits_per_dim", {"split": "train", "num_images": 54_000}),
+        ("frechet_classifier_distance", {"num_images": 50_000}),
+    ):
+        append(run_dir, record(name, 2.0, iteration=1000, **facts))
     actions(package)
     assert reproduce.main(arguments) == 0
     assert actions(package) == []
@@ -427,7 +444,7 @@ def test_an_exact_likelihood_needs_no_evaluation(package, capsys):
 
 
 def test_a_run_ended_by_patience_is_done(package, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce, "DATASETS", {"celeb_a_hq_32": None})
+    monkeypatch.setattr(reproduction, "DATASETS", {"celeb_a_hq_32": None})
     package.patience_at = 52_000
     arguments = ["--table=7", "--model=vae"]
     assert reproduce.main(arguments) == 0
@@ -478,6 +495,47 @@ def test_seeds_of_different_length_show_both(package, capsys):
     capsys.readouterr()
     assert reproduce.main([*ONE, "--iterations=20", "--seeds=3,4"]) == 0
     assert "20 to 3,000 of 100,000 (below 0.1 %)" in capsys.readouterr().out
+
+
+def test_the_papers_estimator_has_its_own_line(package, capsys):
+    models = ["--table=1", "--dataset=mnist", "--latent-dim=2", "--iterations=500"]
+    assert reproduce.main(models) == 0
+    assert "without" not in capsys.readouterr().out.split("\n\n")[1]
+    actions(package)
+    for _ in range(2):
+        assert reproduce.main([*models, "--paper-estimator"]) == 0
+    # The paper has it for its linear model only, and nothing is measured twice.
+    ((action, name, config),) = package.calls
+    assert (action, name) == ("evaluate", "mnist-aef-linear-2-seed3")
+    assert config == EvaluationConfig(paper_estimator=True)
+    printed = capsys.readouterr().out.split("\n\n")[-2].splitlines()
+    lines = [re.split("  +", line) for line in printed]
+    assert [line[3] for line in lines] == [
+        "metric",
+        *("BPD", "FID"),
+        *("BPD", "BPD without - log K", "FID"),
+    ]
+    honest, as_paper = lines[3:5]
+    assert honest[4:6] == ["1.8000 +- 0.0125", "2.37"]
+    assert honest[-1].startswith("importance sampling, 1 x 128 samples")
+    assert as_paper[4:6] == ["1.7375 +- 0.0125", "2.37"]
+    assert as_paper[-1] == (
+        "the paper's estimator without - log K, 1 x 128 samples, encoder proposal, "
+        "10,000 images"
+    )
+    # Another number of samples is another number.
+    assert reproduce.main([*models, "--num-samples=64"]) == 0
+    actions(package)
+    capsys.readouterr()
+    assert reproduce.main([*models, "--num-samples=64", "--paper-estimator"]) == 0
+    assert actions(package) == [("evaluate", "mnist-aef-linear-2-seed3")]
+    # The option in the note stays in one piece.
+    assert "--paper-estimator shows that number" in capsys.readouterr().out
+    # A figure without BPD does not ask for it.
+    figure = ["--figure=6", *models[1:], "--model=aef-linear", "--paper-estimator"]
+    assert reproduce.main([*figure, "--frechet=classifier"]) == 0
+    ((_, _, config),) = package.calls
+    assert config == EvaluationConfig(frechet="classifier")
 
 
 def test_a_classifier_distance_is_no_fid(package, capsys):
@@ -563,7 +621,7 @@ def test_a_run_with_other_settings_is_refused(package, capsys):
 )
 def test_errors_are_one_line(package, monkeypatch, capsys, tmp_path, argv, message):
     known = dict.fromkeys(("digits", "mnist", "fashion_mnist", "kmnist"))
-    monkeypatch.setattr(reproduce, "DATASETS", known)
+    monkeypatch.setattr(reproduction, "DATASETS", known)
     assert reproduce.main(argv) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
@@ -615,7 +673,7 @@ def test_dry_run_prints_commands_that_do_the_same(package, monkeypatch, capsys, 
     experiments = [
         experiment
         for experiment in paper.EXHIBITS[key].experiments
-        if experiment.config.dataset in reproduce.DATASETS
+        if experiment.config.dataset in reproduction.DATASETS
     ]
     commands = [line for line in lines if not line.startswith("#")]
     assert len(commands) == 2 * len(experiments)
@@ -648,11 +706,14 @@ def test_dry_run_passes_everything_on_to_the_evaluation(package, monkeypatch, ca
         num_samples=6,
         num_repeats=7,
         proposal="laplace",
+        paper_estimator=True,
         frechet="inception",
         inception_weights=Path("a file"),
     )
-    changes = reproduce._changes(EvaluationConfig(), asked)
-    assert reproduce.main([*ONE, "--dry-run", *reproduce._options(changes)]) == 0
+    options = ["--num-images=5", "--num-samples=6", "--num-repeats=7", "--dry-run"]
+    options += ["--proposal=laplace", "--paper-estimator", "--frechet=inception"]
+    options += ["--inception-weights=a file", *ONE[:2], "--latent-dim=2"]
+    assert reproduce.main([*options, "--model=aef-linear"]) == 0
     _, evaluation = capsys.readouterr().out.splitlines()
     assert parsed(monkeypatch, evaluation)[1] == asked
 
@@ -678,7 +739,7 @@ def test_dry_run_knows_what_is_left(package, monkeypatch, capsys):
 
 
 def test_dry_run_shows_what_cannot_run(package, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "DATASETS", {})
+    monkeypatch.setattr(reproduction, "DATASETS", {})
     assert reproduce.main(["--table=7", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8

@@ -189,7 +189,7 @@ def marginal_records(
 
     log_prob = _in_batches(estimate, images, batch_size, seed, progress)
     scale = model.proposal_scale(proposal) if proposal_scale is None else proposal_scale
-    tuned = "tuned" if proposal in model.proposal_scales else "not tuned"
+    tuned = "tuned" if proposal in model.proposal_scales else "default"
     how = tuned if proposal_scale is None else "given"
     facts = {
         "split": split,

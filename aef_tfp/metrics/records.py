@@ -137,15 +137,16 @@ def append_records(run_dir: Path, records: Sequence[Record]) -> None:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Returns the records as lines for the terminal, the estimator below each."""
+    """Returns the records as lines for the terminal, estimators below their numbers."""
     width = max((len(record.name) for record in records), default=0)
     lines = []
-    for record in records:
-        lines += [
-            f"  {record.name:<{width}} {_value(record):>20} {_unit(record.name)}"
-            f" ({record.split}, {record.num_images} images{_samples(record)})".rstrip(),
-            f"      {record.estimator}",
-        ]
+    for i, record in enumerate(records):
+        lines.append(
+            f"  {record.name:<{width}} {_value(record):>20} {_unit(record.name):<10} "
+            f"({record.split}, {record.num_images} images{_samples(record)})"
+        )
+        if i + 1 == len(records) or records[i + 1].estimator != record.estimator:
+            lines.append(f"      {record.estimator}")
     return "\n".join(lines)
 
 

@@ -20,8 +20,8 @@ from aef_tfp.paper.reproduction import (
     plan,
 )
 from aef_tfp.paper.tables import (
-    experiment_table,
     exhibit_list,
+    experiment_table,
     result_table,
     weight_table,
 )

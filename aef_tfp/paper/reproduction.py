@@ -93,10 +93,9 @@ class Run:
     def is_trained(self) -> bool:
         """Whether nothing of the training is left to do."""
         ended = self.ended_early or self.iteration >= self.config.iterations
-        # Training ends with records of its best model; others are of a shorter one.
-        return ended and any(
-            record["iteration"] == self.best_iteration for record in self.records
-        )
+        # Training ends with records of its best model; older ones may be of another.
+        iterations = [record["iteration"] for record in self.records]
+        return ended and self.best_iteration in iterations
 
     @property
     def share(self) -> float:
@@ -106,7 +105,7 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        """The records in the table: the paper's metrics, each with what it lends to."""
+        """The records of the table: each of the paper's, then what is asked beside."""
         others = STAND_INS if self.evaluation.frechet == "classifier" else {}
         if self.evaluation.paper_estimator:
             others = {**others, ESTIMATE: PAPER_ESTIMATE}
