@@ -365,3 +365,19 @@ def test_flows_survive_their_config(flow, rng):
     np.testing.assert_array_equal(
         original.bijector.inverse(fresh(y)), copy.bijector.inverse(fresh(y))
     )
+
+
+def test_samples_of_a_flow_with_small_scales_do_not_overflow(rng):
+    # Every layer divides by up to 1e-3, d times in a row: float32 ends at 3e38.
+    flow = flows.MAF(16, num_layers=4, hidden_units=32, dtype="float32")
+    perturb(flow, rng, scale=1.0)
+    base = tf.constant(rng.normal(size=(256, 16)), tf.float32)
+    samples = flow.bijector.forward(base).numpy()
+    assert np.isfinite(samples).all()
+    assert np.abs(samples).max() > 1e6  # far out, as they should be
+    # What does not come near the limit is left as it is.
+    flow = flows.MAF(3, num_layers=2, hidden_units=8, dtype="float64")
+    perturb(flow, rng, scale=0.1)
+    base = tf.constant(1e4 * rng.normal(size=(8, 3)))
+    back = flow.bijector.inverse(fresh(flow.bijector.forward(base)))
+    np.testing.assert_allclose(back, base, rtol=1e-6)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
@@ -46,7 +47,9 @@ class MaskedAutoregressive(tfb.MaskedAutoregressiveFlow):
     TFP's sequential direction evaluates the whole network `d` times. Here it asks the
     conditioner to solve the recursion, and a MADE does so incrementally: step i
     computes only what output i needs anew, so that `forward` costs about as many
-    multiplications as `inverse`. The numbers are those of the plain loop.
+    multiplications as `inverse`. The numbers are those of the plain loop, up to 1 /
+    epsilon of the dtype (8e6 in single precision): entries are held to that, so that
+    no sample overflows.
 
     Args:
         conditioner: Network with `__call__` and `solve`, see
@@ -80,6 +83,13 @@ class MaskedAutoregressive(tfb.MaskedAutoregressiveFlow):
         )
 
     def _forward(self, x):
-        return self._conditioner.solve(
-            x, lambda x_i, parameters: self._scalar_bijector(parameters).forward(x_i)
-        )
+        # Small scales multiply along the recursion and from layer to layer: samples of
+        # trained flows overflow, and inf - inf is NaN. Entries beyond 1 / epsilon have
+        # no digit left that the rest of a model could resolve.
+        limit = 1.0 / np.finfo(x.dtype.as_numpy_dtype).eps
+
+        def transform(x_i, parameters):
+            y_i = self._scalar_bijector(parameters).forward(x_i)
+            return tf.clip_by_value(y_i, -limit, limit)
+
+        return self._conditioner.solve(x, transform)
