@@ -84,6 +84,12 @@ class RunConfig:
     validation_interval: int = 500
     """Steps between validations; progress and checkpoints come as often."""
 
+    log_interval: int = 100
+    """Steps between two points of TensorBoard's training curves."""
+
+    picture_interval: int = 2000
+    """Steps between two sets of pictures in TensorBoard, at validations only."""
+
     patience: int = 0
     """Stop after this many steps without a better validation loss; 0 never stops."""
 
@@ -118,6 +124,8 @@ class RunConfig:
             "iterations",
             "batch_size",
             "validation_interval",
+            "log_interval",
+            "picture_interval",
             "max_skipped_updates",
             "steps_per_execution",
             "num_samples",
@@ -234,6 +242,8 @@ def _presets() -> dict[str, RunConfig]:
         "iterations": 1500,
         "batch_size": 64,
         "validation_interval": 100,
+        "log_interval": 20,
+        "picture_interval": 500,
         "patience": 500,
     }
     presets = {}

@@ -1,6 +1,7 @@
 """A run from configuration to run directory; `fit` does the training."""
 
 import csv
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -13,7 +14,14 @@ import keras
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.callbacks import Checkpoints, History, SampleImages
+from aef_tfp.callbacks import (
+    Checkpoints,
+    History,
+    Pictures,
+    Scalars,
+    write_hyperparameters,
+    write_projector,
+)
 from aef_tfp.config import RunConfig
 from aef_tfp.data import (
     DatasetInfo,
@@ -48,6 +56,9 @@ from aef_tfp.models import (
 from aef_tfp.pictures import image_grid, save_png
 
 __all__ = ["build_model", "get_strategy", "train"]
+
+# Test images whose latents TensorBoard's projector shows.
+_PROJECTED_IMAGES = 1000
 
 
 def get_strategy() -> tf.distribute.Strategy:
@@ -191,9 +202,21 @@ def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> No
     tensorboard = run_dir / "tensorboard"
     validation = splits.validation.images
     callbacks = [
-        keras.callbacks.TensorBoard(str(tensorboard), write_graph=False),
         History(run_dir / "history.csv", iteration_of),
-        SampleImages(tensorboard, validation, iteration_of),
+        Scalars(
+            tensorboard,
+            validation,
+            config.batch_size,
+            iteration_of,
+            config.log_interval,
+        ),
+        Pictures(
+            tensorboard,
+            validation,
+            splits.validation.labels,
+            iteration_of,
+            config.picture_interval,
+        ),
         checkpoints,
     ]
     while done < total and not checkpoints.stopped_early:
@@ -270,6 +293,19 @@ def _evaluate(
     if isinstance(model, AutoencodingModel):
         draw_reconstructions(model, images, run_dir, seed=config.seed)
     append_records(run_dir, records)
+    write_hyperparameters(
+        run_dir / "tensorboard",
+        dataclasses.asdict(config),
+        {record.name: record.value for record in records},
+    )
+    if isinstance(model, AutoencodingModel):
+        labels = splits.test.labels
+        write_projector(
+            run_dir / "tensorboard",
+            model.encode(images[:_PROJECTED_IMAGES]),
+            model.dequantize(images[:_PROJECTED_IMAGES], seed=None),
+            None if labels is None else labels[:_PROJECTED_IMAGES],
+        )
     return records
 
 

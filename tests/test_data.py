@@ -60,7 +60,7 @@ def order_in_file(images):
 
 
 def test_the_table_is_keyed_by_name_and_complete():
-    assert list(data.DATASETS) == ["digits", "mnist", "fashion_mnist"]
+    assert list(data.DATASETS) == ["digits", "mnist", "fashion_mnist", "kmnist"]
     for name, info in data.DATASETS.items():
         assert data.dataset_info(name) is info
         assert info.name == name
@@ -70,7 +70,7 @@ def test_the_table_is_keyed_by_name_and_complete():
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_a_close_one():
-    known = "there is no data set {!r}, only digits, mnist, fashion_mnist"
+    known = "there is no data set {!r}, only digits, mnist, fashion_mnist, kmnist"
     with pytest.raises(
         ValueError, match=one_line(known.format("minst") + "; did you mean 'mnist'?")
     ):

@@ -147,6 +147,9 @@ class ExpandedAEF(WholeEventModel):
     def _proposal_loc(self, y):
         return self.expansion(y)
 
+    def _pair_of(self, y, seed):
+        return [self.expansion(y), self._flat(y)], {}
+
     def _adapt_latents(self, y):
         return self._adapt_pair(self.expansion(y), self._flat(y))
 

@@ -11,6 +11,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
+from aef_tfp.models.arguments import stateless_seed
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
 
@@ -63,6 +64,10 @@ class PairModel(AutoencodingModel, GenerativeModel):
         """Initializes the core flow from preprocessed events; returns the latents."""
 
     @abstractmethod
+    def _pair_of(self, y: tf.Tensor, seed: tf.Tensor) -> tuple[list, dict[str, Any]]:
+        """The pair [core, shell] of preprocessed events; terms that it brings."""
+
+    @abstractmethod
     def _encode_shell(self, shell: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Location and scale of the latents given the shell, each `[..., d]`."""
 
@@ -98,13 +103,53 @@ class PairModel(AutoencodingModel, GenerativeModel):
         return self._autoencoder_bijector_with(self._encode_shell)
 
     def _autoencoder_bijector_with(self, encode_shell: Any) -> tfb.Bijector:
-        return tfb.Chain(
-            [
-                tfb.JointMap([self.core_flow.bijector, tfb.Identity()]),
-                encoder_coupling(encode_shell),
-                decoder_coupling(self._decode_shell),
-            ]
-        )
+        return tfb.Chain(list(self._autoencoder_parts(encode_shell).values()))
+
+    def _autoencoder_parts(self, encode_shell: Any) -> dict[str, tfb.Bijector]:
+        """The chain's bijectors by name, from data to base."""
+        return {
+            "core_flow": tfb.JointMap([self.core_flow.bijector, tfb.Identity()]),
+            "encoder": encoder_coupling(encode_shell),
+            "decoder": decoder_coupling(self._decode_shell),
+        }
+
+    def objective_terms(self, x: Any, *, seed: int | None = None) -> dict[str, Any]:
+        """Splits the objective of events into the terms whose sum it is.
+
+        Without noise on the events; of an IWAE, for one importance sample.
+
+        Args:
+            x: `[batch, *event_shape]`, as for `fit`.
+            seed: Seed of the dequantization and of a VAE's noise; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]` each: `prior` and `residual`, the standard normal
+            densities of the base's two parts; `preprocessing_log_det`,
+            `core_flow_log_det`, `encoder_log_det`, `decoder_log_det` and
+            `prior_flow_log_det`, the log-determinants from data to base; for a VAE
+            `posterior_noise`, which is -log N(epsilon).
+
+        Raises:
+            ValueError: If `x` does not fit the model.
+        """
+        return self._objective_terms(self.events.checked(x), stateless_seed(seed))
+
+    @tf.function(reduce_retracing=True)
+    def _objective_terms(self, x, seed):
+        y, log_det = self._preprocess(self.dequantize(x, seed))
+        pair, terms = self._pair_of(y, seed)
+        terms["preprocessing_log_det"] = log_det
+        parts = self._autoencoder_parts(self._encode_shell)
+        for name, bijector in {**parts, "prior_flow": self.prior_bijector}.items():
+            terms[f"{name}_log_det"] = bijector.inverse_log_det_jacobian(pair, [1, 1])
+            pair = bijector.inverse(pair)
+        base = self.pair_base.log_prob_parts(pair)
+        zero = tf.zeros([tf.shape(y)[0]], y.dtype)
+        # Constant log-determinants come without a batch axis.
+        return {
+            name: value + zero
+            for name, value in {**terms, "prior": base[0], "residual": base[1]}.items()
+        }
 
     def _generate(self, num_samples, temperature, with_deviations, seed):
         seeds = tf.random.split(seed, 2)

@@ -146,6 +146,9 @@ class PartitionedAEF(PairModel):
     def _adapt_latents(self, y):
         return self._adapt_pair(*self._partition.inverse(y))
 
+    def _pair_of(self, y, seed):
+        return list(self._partition.inverse(y)), {}
+
     def _encode_shell(self, shell):
         no_core = _zeros(shell, self.latent_dim)
         return self.encoder(self._partition.forward([no_core, shell]))

@@ -112,6 +112,11 @@ class VariationalModel(WholeEventModel):
     def _proposal_loc(self, y):
         return tf.zeros([tf.shape(y)[0], self.latent_dim], y.dtype)
 
+    def _pair_of(self, y, seed):
+        epsilon = self._noise(tf.shape(y)[0], self.latent_dim, fold_seed(seed, 0))
+        log_normal = self._standard_normal(self.latent_dim).log_prob(epsilon)
+        return [epsilon, self._flat(y)], {"posterior_noise": -log_normal}
+
     def _adapt_latents(self, y):
         seed = stateless_seed(self.seed)
         epsilon = self._noise(tf.shape(y)[0], self.latent_dim, seed)

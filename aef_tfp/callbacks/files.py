@@ -1,28 +1,18 @@
-"""Keras callbacks of a run: history, pictures, checkpoints.
-
-Each takes `iteration_of`, which says how many training steps are done at the end of an
-epoch (an epoch is one validation interval, and the last one may be shorter).
-"""
+"""What a run writes for itself: its history, and checkpoints."""
 
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from aef_tfp.models import AutoencodingModel, GenerativeModel
-from aef_tfp.pictures import image_grid
+from aef_tfp.callbacks.iterations import IterationOf
 
-__all__ = ["Checkpoints", "History", "SampleImages"]
-
-IterationOf = Callable[[int], int]
+__all__ = ["Checkpoints", "History"]
 
 
 class History(keras.callbacks.CSVLogger):
@@ -41,62 +31,6 @@ class History(keras.callbacks.CSVLogger):
         """Writes one row."""
         logs = {"iteration": self.iteration_of(epoch), **(logs or {})}
         super().on_epoch_end(epoch, logs)
-
-
-class SampleImages(keras.callbacks.Callback):
-    """Shows samples and reconstructions in TensorBoard after each validation.
-
-    The samples come from fixed noise, so that one sees them sharpen. A model trained on
-    noisy images also shows noisy, denoised and original ones.
-
-    Args:
-        log_dir: TensorBoard's directory.
-        images: Images to reconstruct, as the model takes them.
-        iteration_of: Iterations done at the end of an epoch.
-        temperatures: Temperatures of the sample grids.
-        num_columns: Columns of each grid; the sample grids are square.
-    """
-
-    def __init__(
-        self,
-        log_dir: Path,
-        images: Any,
-        iteration_of: IterationOf,
-        temperatures: tuple[float, ...] = (0.85, 1.0),
-        num_columns: int = 8,
-    ):
-        super().__init__()
-        self.writer = tf.summary.create_file_writer(str(log_dir / "images"))
-        self.images = images[:num_columns]
-        self.iteration_of = iteration_of
-        self.temperatures = temperatures
-        self.num_columns = num_columns
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the grids."""
-        step = self.iteration_of(epoch)
-        for name, grid in self._grids():
-            with self.writer.as_default():
-                tf.summary.image(name, grid[None], step=step)
-
-    def _grids(self) -> Iterator[tuple[str, np.ndarray]]:
-        model, columns = self.model, self.num_columns
-        if isinstance(model, GenerativeModel):
-            for temperature in self.temperatures:
-                samples = model.sample(columns**2, temperature, seed=0)
-                yield f"samples/{temperature}", image_grid(samples, columns)
-        if isinstance(model, AutoencodingModel):
-            originals = model.dequantize(self.images, seed=None)
-            rows = [originals, model.reconstruct(self.images)]
-            yield "reconstructions", image_grid(tf.concat(rows, axis=0), columns)
-            if model.noise_std:
-                noisy = model.corrupt(self.images, seed=0)
-                rows = [noisy, model.reconstruct(noisy), originals]
-                yield "denoised", image_grid(tf.concat(rows, axis=0), columns)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Flushes what is written."""
-        self.writer.flush()
 
 
 class Checkpoints(keras.callbacks.Callback):
