@@ -16,6 +16,7 @@ from aef_tfp.metrics import Record
 from aef_tfp.models import (
     Autoencoder,
     AutoencodingModel,
+    ExactModel,
     GenerativeModel,
     WholeEventModel,
 )
@@ -153,7 +154,7 @@ def likelihood_records(
     def progress(title, count):
         return _progress_bar(title, len(count), verbose)
 
-    if metrics.has_exact_likelihood(model):
+    if isinstance(model, ExactModel):
         bar = progress("log-likelihood", images)
         return metrics.exact_records(model, images, progress=bar, **facts)
     if not isinstance(model, WholeEventModel):

@@ -351,7 +351,7 @@ def test_bad_arguments_are_refused(linear, arguments, message):
         (np.zeros((0, 16)), "at least 2 images, got 0"),
         (
             np.where(np.arange(64).reshape(4, 16) % 40 == 3, np.nan, 0.0),
-            "2 of 4 hold NaN",
+            "2 of 4 images hold NaN",
         ),
         (np.zeros((3, 15)), r"\[batch, 16\], got \[3, 15\]"),
     ],

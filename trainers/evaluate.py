@@ -29,6 +29,7 @@ class Arguments:
     """Run directory; several with --compare."""
 
     config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = EvaluationConfig()  # noqa: RUF009
+    """What to evaluate, and on how much."""
 
     compare: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the newest numbers of these runs side by side."""

@@ -17,7 +17,6 @@ from aef_tfp.metrics.images import as_levels, denoising_records, distance_record
 from aef_tfp.metrics.inception import InceptionFeatures, inception_features
 from aef_tfp.metrics.likelihood import (
     exact_records,
-    has_exact_likelihood,
     marginal_records,
     objective_records,
     tune_proposal_scale,
@@ -49,7 +48,6 @@ __all__ = [
     "feature_error",
     "frechet_distance",
     "get_classifier",
-    "has_exact_likelihood",
     "inception_features",
     "kernel_distance",
     "marginal_records",

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "check_finite",
     "check_image_shape",
     "check_same_shape",
     "checked_features",
@@ -59,7 +60,7 @@ def checked_images(name: str, images: Any) -> np.ndarray:
             f"{name} must be at least 2 images, got {len(images)}; one image has no "
             "covariance."
         )
-    _check_finite(name, images, "images")
+    check_finite(name, images, "images")
     if images.min() < 0.0 or images.max() > 1.0:
         outside = ((images < 0.0) | (images > 1.0)).any(axis=(1, 2, 3)).sum()
         raise ValueError(
@@ -95,7 +96,7 @@ def checked_features(name: str, features: Any) -> np.ndarray:
             "no covariance."
         )
     features = features.astype(np.float64, copy=False)
-    _check_finite(name, features, "rows")
+    check_finite(name, features, "rows")
     return features
 
 
@@ -123,7 +124,14 @@ def check_same_shape(
         )
 
 
-def _check_finite(name: str, values: np.ndarray, kind: str) -> None:
+def check_finite(name: str, values: np.ndarray, kind: str) -> None:
+    """Raises a ValueError that counts the rows with NaN or infinite values.
+
+    Args:
+        name: What the message calls the set.
+        values: `[n, ...]` floats.
+        kind: What the message calls a row.
+    """
     finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
         raise ValueError(

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
+from aef_tfp.metrics.checks import check_finite
 from aef_tfp.metrics.records import Record, records_of_means
-from aef_tfp.models import ExpandedAEF, GenerativeModel, WholeEventModel
+from aef_tfp.models import ExactModel, ExpandedAEF, WholeEventModel
 
 __all__ = [
     "checked_events",
     "exact_records",
-    "has_exact_likelihood",
     "marginal_records",
     "objective_records",
     "tune_proposal_scale",
@@ -25,11 +25,6 @@ _DEQUANTIZED = "one uniform dequantization"
 # Scales at which the bound is looked at first, and how often between the best two.
 _TUNING_GRID = np.geomspace(1e-3, 10.0, 9)
 _TUNING_STEPS = 8
-
-
-def has_exact_likelihood(model: Any) -> bool:
-    """Whether `log_prob` is exact, so that nothing has to be estimated."""
-    return isinstance(model, GenerativeModel) and not isinstance(model, WholeEventModel)
 
 
 def checked_events(images: Any) -> np.ndarray:
@@ -46,18 +41,12 @@ def checked_events(images: Any) -> np.ndarray:
             "standard error."
         )
     if images.dtype.kind == "f":
-        finite = np.isfinite(images).all(axis=tuple(range(1, images.ndim)))
-        if not finite.all():
-            raise ValueError(
-                f"images must be finite, but {np.count_nonzero(~finite)} of "
-                f"{len(images)} hold NaN or infinite values; see where they come from "
-                "before leaving them out."
-            )
+        check_finite("images", images, "images")
     return images
 
 
 def exact_records(
-    model: GenerativeModel,
+    model: ExactModel,
     images: Any,
     *,
     split: str,

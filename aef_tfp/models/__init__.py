@@ -4,6 +4,7 @@ from aef_tfp.models.autoencoder import Autoencoder
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.event_model import EventModel
+from aef_tfp.models.exact import ExactModel
 from aef_tfp.models.expanded import ExpandedAEF
 from aef_tfp.models.generative import GenerativeModel
 from aef_tfp.models.importance import ImportanceEstimate
@@ -18,6 +19,7 @@ __all__ = [
     "Autoencoder",
     "AutoencodingModel",
     "EventModel",
+    "ExactModel",
     "ExpandedAEF",
     "GenerativeModel",
     "ImportanceEstimate",

@@ -9,18 +9,15 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import Partition, partition_mask
-from aef_tfp.models.arguments import (
-    checked_count,
-    checked_event_shape,
-    stateless_seed,
-)
+from aef_tfp.models.arguments import checked_count, checked_event_shape
+from aef_tfp.models.exact import ExactModel
 from aef_tfp.models.pair import PairModel
 
 __all__ = ["PartitionedAEF"]
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class PartitionedAEF(PairModel):
+class PartitionedAEF(PairModel, ExactModel):
     """AEF whose core is a part of the event, trained by exact maximum likelihood.
 
     A mask of `latent_dim` entries splits an event into core and shell. From data to
@@ -83,13 +80,8 @@ class PartitionedAEF(PairModel):
         self.built = True
 
     @property
-    def bits_per_dim_name(self) -> str:
-        """The likelihood is exact: the plain name."""
-        return "bits_per_dim"
-
-    @property
     def distribution(self) -> tfd.TransformedDistribution:
-        """The model as a distribution over events in [0, 1]^N (or R^N for vectors)."""
+        """The model as a distribution over events; see `ExactModel`."""
         return tfd.TransformedDistribution(
             self.pair_base,
             tfb.Chain([self._event_bijector, self.prior_bijector]),
@@ -105,31 +97,6 @@ class PartitionedAEF(PairModel):
                 self.autoencoder_bijector,
             ]
         )
-
-    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
-        """Returns exact log-densities of events.
-
-        Args:
-            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
-                dequantized, in [0, 1] where a pixel logit precedes the model.
-            seed: Seed of the dequantization of integers; None draws a new one.
-
-        Returns:
-            Nats per event, `[batch]`: the density of the (dequantized) event in
-            [0, 1]^N, which can exceed 1, so its logarithm can be positive.
-
-        Raises:
-            ValueError: If `x` has a wrong shape, or values out of range.
-        """
-        return self._log_prob(self.events.checked(x), stateless_seed(seed))
-
-    @tf.function(reduce_retracing=True)
-    def _log_prob(self, x, seed):
-        return self._objective_without_noise(x, seed)
-
-    def _objective_of(self, inputs, targets, seed):
-        """Log-density of dequantized events (eq. 7), nats, `[batch]`."""
-        return self.distribution.log_prob(tf.identity(targets))
 
     @property
     def _num_deviations(self) -> int:

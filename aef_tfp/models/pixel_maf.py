@@ -9,14 +9,13 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
-from aef_tfp.models.arguments import stateless_seed
-from aef_tfp.models.generative import GenerativeModel
+from aef_tfp.models.exact import ExactModel
 
 __all__ = ["PixelMAF"]
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class PixelMAF(GenerativeModel):
+class PixelMAF(ExactModel):
     """Masked autoregressive flow over an event's preprocessed entries.
 
     x = preprocessing.forward(flow.forward(z0)), z0 ~ N(0, I_N): an exact likelihood
@@ -70,13 +69,8 @@ class PixelMAF(GenerativeModel):
         self.built = True
 
     @property
-    def bits_per_dim_name(self) -> str:
-        """The likelihood is exact: the plain name."""
-        return "bits_per_dim"
-
-    @property
     def distribution(self) -> tfd.TransformedDistribution:
-        """The model as a distribution over events in [0, 1]^N (or R^N for vectors)."""
+        """The model as a distribution over events; see `ExactModel`."""
         return tfd.TransformedDistribution(
             self._standard_normal(self.event_size), self._event_bijector
         )
@@ -96,30 +90,6 @@ class PixelMAF(GenerativeModel):
         """Maps events to their base noise z0, `[batch, N]`, as `predict` does."""
         x = self.dequantize(tf.convert_to_tensor(x), seed=None)
         return self._event_bijector.inverse(tf.identity(x))
-
-    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
-        """Returns exact log-densities of events; as in `PartitionedAEF.log_prob`.
-
-        Args:
-            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
-                dequantized, in [0, 1] where a pixel logit precedes the model.
-            seed: Seed of the dequantization of integers; None draws a new one.
-
-        Returns:
-            Nats per event, `[batch]`.
-
-        Raises:
-            ValueError: If `x` has a wrong shape, or values out of range.
-        """
-        return self._log_prob(self.events.checked(x), stateless_seed(seed))
-
-    @tf.function(reduce_retracing=True)
-    def _log_prob(self, x, seed):
-        return self._objective_without_noise(x, seed)
-
-    def _objective_of(self, inputs, targets, seed):
-        """Log-density of dequantized events, nats, `[batch]`."""
-        return self.distribution.log_prob(tf.identity(targets))
 
     def _generate(self, num_samples, temperature, with_deviations, seed):
         base = temperature * self._noise(num_samples, self.event_size, seed)
