@@ -1,5 +1,7 @@
 """`fit` and its step: strategies, clipping, guard, noise, bad data."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -78,6 +80,19 @@ def test_one_and_two_replicas_make_equal_updates(mirrored):
     assert largest_difference(results[0][0], results[1][0]) < 1e-6
     for name, values in results[0][1].items():
         np.testing.assert_allclose(values, results[1][1][name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_strategy_of_one_replica_changes_nothing(jit_compile):
+    results = []
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        with scope:
+            sgd = keras.optimizers.SGD(1e-2, global_clipnorm=1.0)
+            model = tiny(optimizer=sgd, jit_compile=jit_compile)
+        model.fit(batches(FLOATS[:32]), verbose=0)
+        results.append(weights(model))
+    assert largest_difference(*results) < 1e-6
 
 
 @pytest.mark.parametrize("clipping", [{"clipnorm": 0.5}, {"clipvalue": 0.05}])

@@ -159,10 +159,12 @@ class LikelihoodTrainer(keras.Model):
         if self.train_function is not None and not force:
             return
         self._check_optimizer()
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            run_step = self._single_replica_step()
-        else:
-            run_step = self._replicated_step
+        with self.distribute_strategy.scope():
+            # Also true of a strategy of one replica, whose variables want merge calls.
+            is_distributed = tf.distribute.has_strategy()
+        run_step = (
+            self._replicated_step() if is_distributed else self._single_replica_step()
+        )
         self.train_function = self._looped(
             run_step, self.get_metrics_result, self._stop_if_stuck
         )
@@ -222,17 +224,22 @@ class LikelihoodTrainer(keras.Model):
         step = self._compiled(step)
         return lambda data: self.distribute_strategy.run(step, args=(data,))
 
-    def _replicated_step(self, data):
-        # The update stands outside `run`: a merge call inside a conditional inside a
-        # replica is not possible, a `run` inside a conditional is.
+    def _replicated_step(self):
         strategy = self.distribute_strategy
-        gradients, finite = strategy.run(self._gradient_step, args=(data,))
-        finite = strategy.experimental_local_results(finite)[0]
-        tf.cond(
-            finite,
-            lambda: strategy.run(self._apply, args=(gradients,)),
-            lambda: None,
-        )
+        gradient_step = self._compiled(self._gradient_step)
+
+        def run_step(data):
+            # The update stands outside `run`: a merge call inside a conditional inside
+            # a replica is not possible, a `run` inside a conditional is.
+            gradients, finite = strategy.run(gradient_step, args=(data,))
+            finite = strategy.experimental_local_results(finite)[0]
+            tf.cond(
+                finite,
+                lambda: strategy.run(self._apply, args=(gradients,)),
+                lambda: None,
+            )
+
+        return run_step
 
     def _gradient_step(self, data):
         """Returns the gradient summed over replicas, clipped; whether it is finite."""
