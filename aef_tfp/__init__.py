@@ -5,9 +5,9 @@ over the core and a learned prior, so that an autoencoder is trained by maximum
 likelihood instead of the ELBO (Silvestri, Roos and Ambrogioni, ICLR 2023).
 
 Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`, `data`,
-`metrics`, `callbacks`, `config`, `evaluation`, `training`, `paper`. They are imported
-when they are first used: TensorFlow takes seconds to start, and `aef_tfp.config` does
-without.
+`metrics`, `export`, `callbacks`, `config`, `evaluation`, `training`, `paper`. They are
+imported when they are first used: TensorFlow takes seconds to start, and
+`aef_tfp.config` does without.
 """
 
 import importlib
@@ -33,6 +33,7 @@ _SUBMODULES = (
     "config",
     "data",
     "evaluation",
+    "export",
     "flows",
     "metrics",
     "models",

@@ -160,13 +160,7 @@ class AutoencodingModel(EventModel):
                 f"and {end.shape[0]}."
             )
         checked_count("num_steps", num_steps, least=2)
-        z_start, z_end = self._encode_events(start), self._encode_events(end)
-        weights = tf.linspace(
-            tf.zeros((), z_start.dtype), tf.ones((), z_start.dtype), num_steps
-        )[None, :, None]
-        z = (1.0 - weights) * z_start[:, None] + weights * z_end[:, None]
-        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]))
-        return tf.reshape(x, [-1, num_steps, *self.event_shape])
+        return self._interpolate(start, end, tf.constant(num_steps, tf.int32))
 
     # Compiled counterparts. tf.identity keeps TFP's caches from answering with values
     # of older weights.
@@ -183,6 +177,16 @@ class AutoencodingModel(EventModel):
     @tf.function(reduce_retracing=True)
     def _reconstruct(self, x):
         return self._decode_latents(self._encode_events(x))
+
+    @tf.function(reduce_retracing=True)
+    def _interpolate(self, start, end, num_steps):
+        z_start, z_end = self._encode_events(start), self._encode_events(end)
+        weights = tf.linspace(
+            tf.zeros((), z_start.dtype), tf.ones((), z_start.dtype), num_steps
+        )[None, :, None]
+        z = (1.0 - weights) * z_start[:, None] + weights * z_end[:, None]
+        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]))
+        return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
     def _check_scales(self, y: tf.Tensor, z: tf.Tensor) -> None:
         check_positive_scale("encoder", self.encoder(y)[1])

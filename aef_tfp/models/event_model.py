@@ -245,6 +245,49 @@ class EventModel(LikelihoodTrainer):
             self.events.check_training_data("evaluate", x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
+    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs):
+        """Writes the model for serving, in files that need no aef_tfp.
+
+        Args:
+            filepath: Directory that does not exist yet.
+            format: `"tf_saved_model"`: a SavedModel with an endpoint for each method,
+                see `export.endpoints_of`. `"litert"`: `encode.tflite` and
+                `decode.tflite`, see `export.export_litert`.
+            **kwargs: `verbose` is taken for Keras's sake; nothing is printed.
+
+        Returns:
+            For each endpoint the largest difference between the file and the model,
+            relative to the largest value (at least 1); they were compared.
+
+        Raises:
+            FileExistsError: If `filepath` exists.
+            ValueError: If the model is untrained or the format unknown.
+            RuntimeError: If the file differs from the model.
+
+        Example:
+            >>> differences = model.export("exported/1")
+            >>> tf.saved_model.load("exported/1").encode(images)["latents"].shape
+            TensorShape([64, 8])
+        """
+        # Keras has this method on the model, while the room lies below this one.
+        from aef_tfp import export
+
+        formats = {
+            "tf_saved_model": export.export_saved_model,
+            "litert": export.export_litert,
+        }
+        if format not in formats:
+            raise ValueError(
+                f"format must be 'tf_saved_model' or 'litert', got {format!r}."
+            )
+        unknown = sorted(set(kwargs) - {"verbose"})
+        if unknown:
+            raise ValueError(
+                f"export takes no {unknown[0]!r}: a model's endpoints have their "
+                "own inputs."
+            )
+        return formats[format](self, filepath)
+
     def get_config(self):
         """Returns the constructor's arguments; networks as serialized objects."""
         return {

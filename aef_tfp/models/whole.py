@@ -237,6 +237,25 @@ class WholeEventModel(PairModel):
         )
 
     @tf.function(reduce_retracing=True)
+    def _marginal_log_prob(self, x, num_samples, seed):
+        """`marginal_log_prob` as one graph: encoder proposal, K a tensor.
+
+        One sample per pass, so that memory is bounded whatever K. The numbers are those
+        of `importance_estimate` for as many events as go through one pass there.
+        """
+        seeds = tf.random.split(seed, 2)
+        y, log_det = self._preprocess(self.dequantize(x, seeds[0]))
+        scale = tf.constant(self.proposal_scale("encoder"), y.dtype)
+        log_weights = tf.map_fn(
+            lambda sample: self._log_weights(y, scale, None, sample[None])[0],
+            tf.random.split(fold_seed(seeds[1], 0), num_samples),
+            fn_output_signature=tf.TensorSpec([None], y.dtype),
+            parallel_iterations=1,
+        )
+        log_sum = tf.reduce_logsumexp(log_weights, axis=0)
+        return log_sum - tf.math.log(tf.cast(num_samples, y.dtype)) + log_det
+
+    @tf.function(reduce_retracing=True)
     def _preprocessed(self, x, seed):
         return self._preprocess(self.dequantize(x, seed))
 

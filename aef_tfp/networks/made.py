@@ -32,6 +32,7 @@ class MaskedDense(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.mask = np.asarray(mask, dtype=bool)
+        self._mask_is_folded = False
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
@@ -49,7 +50,19 @@ class MaskedDense(keras.layers.Layer):
     @property
     def masked_kernel(self) -> tf.Tensor:
         """Kernel with the forbidden connections at zero, `[inputs, units]`."""
-        return tf.convert_to_tensor(self.kernel) * self.mask.astype(self.compute_dtype)
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self._mask_is_folded:
+            return kernel
+        return kernel * self.mask.astype(self.compute_dtype)
+
+    def fold_mask(self) -> None:
+        """Puts the mask into the kernel, for graphs of inference that do without it.
+
+        The layer is no longer trainable: updates would fill forbidden connections.
+        """
+        self.kernel.assign(self.masked_kernel)
+        self._mask_is_folded = True
+        self.trainable = False
 
     def call(self, x):
         """Maps `[..., inputs]` to `[..., units]`."""
