@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format realdata clean
+.PHONY: help demo test lint format realdata docs clean
 
 help:  ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -40,8 +40,11 @@ realdata: $(VENV)/package-dev  ## Run the tests on the image data in AEF_TFP_DAT
 			"but is '$$AEF_TFP_DATA_DIR'." >&2; exit 1; }
 	$(RUN) -m pytest -m realdata
 
+docs: $(VENV)/package-docs  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 clean:  ## Remove the environment, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # `unfinished` is there from before the environment is made until the installation
@@ -63,3 +66,6 @@ $(VENV)/package: setup.cfg pyproject.toml
 
 $(VENV)/package-dev: setup.cfg pyproject.toml
 	$(call install,.[dev],$@ $(VENV)/package)
+
+$(VENV)/package-docs: setup.cfg pyproject.toml
+	$(call install,.[docs],$@ $(VENV)/package)

@@ -40,6 +40,7 @@ _SUBMODULES = (
     "networks",
     "paper",
     "pictures",
+    "terminal",
     "training",
 )
 

@@ -264,7 +264,10 @@ def _presets() -> dict[str, RunConfig]:
 
 
 PRESETS = _presets()
+"""Configurations by name; see `get_preset`."""
+
 DEFAULT_PRESET = "digits-aef-center-8"
+"""What `trainers/run.py` trains when no preset is named."""
 
 
 def get_preset(name: str) -> RunConfig:

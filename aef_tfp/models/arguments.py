@@ -113,8 +113,8 @@ def check_positive_scale(role: str, scale: tf.Tensor) -> None:
     if not lowest > 0.0:
         raise ValueError(
             f"The {role}'s second output is a scale and must be positive, got "
-            f"{lowest:g}; give it a softplus activation, or return one output and let "
-            "the model add its own scale."
+            f"{lowest:g}; give it a softplus activation (exp(0.5 * x) if it is a log "
+            "variance), or return one output and let the model add its own scale."
         )
 
 

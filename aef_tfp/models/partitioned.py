@@ -43,8 +43,8 @@ class PartitionedAEF(PairModel, ExactModel):
 
     Raises:
         ValueError: If an argument is out of its range, or `denoising_target` is
-            `"clean"`: the core's pixels are noisy when one denoises, and pass unchanged
-            from the event to its reconstruction.
+            `"clean"`: the encoding starts from the core's own pixels, which are noisy
+            when one denoises, so there is no density of the clean event given them.
 
     Example:
         >>> model = PartitionedAEF((8, 8, 1), latent_dim=8, num_levels=17)

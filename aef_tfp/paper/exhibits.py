@@ -85,6 +85,7 @@ METRICS = {
     "frechet_classifier_distance": Metric("classifier distance", "", ".2f"),
     "classifier_feature_error": Metric("classifier error", "", ".4f"),
 }
+"""How the metrics of the tables are written, by the names of their records."""
 
 STAND_INS = {
     "frechet_inception_distance": "frechet_classifier_distance",
@@ -392,3 +393,4 @@ EXHIBITS: dict[str, Exhibit] = {
         "Figure 10", "Denoising against the noise", _IFE, tuple(_denoising(_FIGURE_10))
     ),
 }
+"""Tables and figures by `table-N` and `figure-N`."""
