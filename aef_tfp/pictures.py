@@ -42,9 +42,14 @@ def image_grid(
         One uint8 image `[height, width, C]`.
 
     Raises:
-        ValueError: If `images` has another shape.
+        ValueError: If `images` has another shape, or holds integers.
     """
     images = np.asarray(images)
+    if images.dtype.kind != "f":
+        raise ValueError(
+            f"image_grid takes floats in [0, 1], got {images.dtype.name}; divide by "
+            "the largest level, or pass model.dequantize(images, seed=None)."
+        )
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
         raise ValueError(
             "image_grid takes images of shape [n, height, width, 1 or 3], got "

@@ -5,10 +5,44 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
-__all__ = ["import_quietly"]
+__all__ = ["import_quietly", "run_command"]
+
+
+def run_command(
+    run: Callable[[list[str]], int],
+    argv: Sequence[str] | None,
+    interrupted: str,
+    errors: tuple[type[Exception], ...] = (ValueError, OSError, FloatingPointError),
+) -> int:
+    """Runs a command line; an error of the user's is one line, not a traceback.
+
+    Args:
+        run: What the command does with its arguments; returns the exit status.
+        argv: The arguments; those of the process if None.
+        interrupted: What to say when the user interrupts it.
+        errors: Those that are the user's to mend.
+
+    Returns:
+        The exit status: that of `run`, 1 after an error, 130 after an interruption.
+    """
+    try:
+        status = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever reads the output (`| head`) has had enough. What is left in the buffer
+        # goes nowhere, or Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
 
 
 def import_quietly(name: str) -> ModuleType:

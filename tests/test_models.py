@@ -10,7 +10,7 @@ from calculus import fresh, log_det_by_autodiff, perturb
 from scipy.stats import kstest, multivariate_normal
 
 from aef_tfp import flows
-from aef_tfp.models import ExpandedAEF, PartitionedAEF, bits_per_dim
+from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF, bits_per_dim
 from aef_tfp.models.arguments import (
     normal_noise,
     normal_of_bits,
@@ -452,3 +452,88 @@ def test_a_negative_scale_of_a_users_encoder_is_found():
     model = PartitionedAEF((4, 4, 1), 3, encoder=keras.Model(inputs, heads))
     with pytest.raises(ValueError, match="encoder's second output is a scale and must"):
         model.adapt(np.zeros((8, 4, 4, 1), np.uint8))
+
+
+# What users do that works, but not as they expect.
+
+
+def test_integers_that_were_divided_are_refused(digit_images):
+    model = small_model(ExpandedAEF, (8, 8, 1), 2, dtype="float32", num_levels=17)
+    model.compile()
+    for divisor in (16.0, 17.0):
+        with pytest.raises(
+            ValueError, match=f"fit: .* integers divided by {divisor:g}"
+        ):
+            model.fit(digit_images / divisor, verbose=0)
+    with pytest.raises(ValueError, match="evaluate: the images are integers divided"):
+        model.evaluate(digit_images[:8] / np.float32(16), verbose=0)
+    dequantized = (digit_images[:8] + np.random.uniform(size=(8, 8, 8, 1))) / 17
+    model.evaluate(dequantized, verbose=0)
+    # Without a density they are as good as any other floats.
+    encoder, decoder = dense_encoder((8, 8, 1), (6,)), dense_decoder(2, (8, 8, 1))
+    deterministic = Autoencoder((8, 8, 1), 2, encoder=encoder, decoder=decoder)
+    deterministic.compile()
+    deterministic.evaluate(digit_images[:8] / np.float32(16), verbose=0)
+
+
+def test_a_network_of_two_models_gets_a_warning():
+    encoder, decoder = dense_encoder((5,), (6,)), dense_decoder(2, (5,))
+    first = Autoencoder((5,), 2, encoder=encoder, decoder=decoder, name="first")
+    with pytest.warns(UserWarning, match="decoder is part of the model 'first', too"):
+        Autoencoder((5,), 2, encoder="dense", decoder=decoder)
+    clone = keras.models.clone_model(encoder)
+    Autoencoder((5,), 2, encoder=clone, decoder="dense")
+    del first
+
+
+@pytest.mark.parametrize("last", ["sigmoid", "tanh"])
+def test_a_bounded_decoder_of_logits_gets_a_warning(last):
+    layers = keras.layers
+    decoder = keras.Sequential([layers.Dense(16, last), layers.Reshape((4, 4, 1))])
+    networks = {"encoder": "dense", "decoder": decoder}
+    with pytest.warns(UserWarning, match=f"ends in {last}, but it predicts logits"):
+        PartitionedAEF((4, 4, 1), 2, core_flow="none", prior_flow="none", **networks)
+    real = keras.models.clone_model(decoder)
+    Autoencoder((4, 4, 1), 2, encoder="dense", decoder=real, logit_lambda=None)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ({"a": 2, "b": 2}, r"pair \(location, scale\), got a dict with keys 'a', 'b'"),
+        ([2, 2, 2], "leave out the sampled latents"),
+    ],
+)
+def test_encoders_with_other_outputs_are_refused(encoder, message):
+    inputs = keras.Input((5,))
+    outputs = keras.tree.map_structure(lambda n: keras.layers.Dense(n)(inputs), encoder)
+    network = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match=message):
+        Autoencoder((5,), 2, encoder=network, decoder="dense")
+    with pytest.raises(ValueError, match=message):
+        ExpandedAEF((5,), 2, encoder=network, decoder="dense")
+
+
+def test_a_network_for_other_inputs_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"^The decoder does not take .* \[batch, 2\]"):
+        Autoencoder((5,), 2, encoder="dense", decoder=dense_decoder(3, (5,)))
+
+
+def test_half_precision_is_refused():
+    with pytest.raises(ValueError, match="'mixed_float16' is not supported"):
+        Autoencoder((5,), 2, dtype="mixed_float16")
+
+
+@pytest.mark.parametrize("name", ["loss", "metrics"])
+def test_compile_takes_no_loss(name):
+    with pytest.raises(
+        ValueError, match=f"takes no '{name}': the model brings its own"
+    ):
+        Autoencoder((5,), 2).compile(**{name: "mse"})
+
+
+def test_lists_of_images_are_refused_by_their_name():
+    model = Autoencoder((5,), 2)
+    model.compile()
+    with pytest.raises(ValueError, match=r"got a list of 2; join it with np\.stack"):
+        model.fit([np.zeros(5), np.zeros(5)])

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from aef_tfp.config import EvaluationConfig
-from aef_tfp.terminal import import_quietly
+from aef_tfp.terminal import import_quietly, run_command
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
 
@@ -43,15 +43,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(argv)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; metrics.json is as it was", file=sys.stderr)
-        return 130
+    return run_command(_run, argv, "interrupted; metrics.json is as it was")
 
 
 def _run(argv: list[str]) -> int:
@@ -77,6 +69,8 @@ def _run(argv: list[str]) -> int:
     after = f" after {iteration:,} iterations" if iteration else ""
     print(f"{runs[0]}, best checkpoint{after}:")
     print(metrics.summary(records))
+    if arguments.config.proposal != "encoder" and not any(r.proposal for r in records):
+        print("--proposal changed nothing: this model needs no importance sampling.")
     print(f"Appended to {runs[0] / 'metrics.json'}")
     return 0
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aef_tfp.terminal import import_quietly
+from aef_tfp.terminal import import_quietly, run_command
 
 DESCRIPTION = """Export the best checkpoint of a run for serving.
 
@@ -33,15 +33,8 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(argv)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was exported", file=sys.stderr)
-        return 130
+    errors = (ValueError, OSError, RuntimeError)
+    return run_command(_run, argv, "interrupted; nothing was exported", errors)
 
 
 def _run(argv: list[str]) -> int:

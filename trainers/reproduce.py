@@ -10,6 +10,7 @@ import tyro
 
 from aef_tfp import paper
 from aef_tfp.config import EvaluationConfig
+from aef_tfp.terminal import run_command
 
 DESCRIPTION = """Repeat a table or figure of the paper and print ours beside it.
 
@@ -81,17 +82,12 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    arguments = tyro.cli(Arguments, args=argv, description=DESCRIPTION)
-    try:
-        print(_run(arguments))
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        note = "interrupted; the same command goes on from the last validation"
-        print(note, file=sys.stderr)
-        return 130
+    note = "interrupted; the same command goes on from the last validation"
+    return run_command(_command, argv, note)
+
+
+def _command(argv: list[str]) -> int:
+    print(_run(tyro.cli(Arguments, args=argv, description=DESCRIPTION)))
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from aef_tfp.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
-from aef_tfp.terminal import import_quietly
+from aef_tfp.terminal import import_quietly, run_command
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
 
@@ -48,15 +48,9 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(argv)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last validation", file=sys.stderr)
-        return 130
+    return run_command(
+        _run, argv, "interrupted; --resume goes on from the last validation"
+    )
 
 
 def _run(argv: list[str]) -> int:

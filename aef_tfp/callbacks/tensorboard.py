@@ -47,14 +47,15 @@ class Scalars(keras.callbacks.Callback):
 
     def __init__(
         self,
-        log_dir: Path,
+        log_dir: str | Path,
         images: Any,
         batch_size: int,
         iteration_of: IterationOf,
         interval: int = 100,
     ):
         super().__init__()
-        self.images = images
+        log_dir = Path(log_dir)
+        self.images = _checked_images(images)
         self.batch_size = batch_size
         self.iteration_of = iteration_of
         self.interval = interval
@@ -145,7 +146,7 @@ class Pictures(keras.callbacks.Callback):
 
     def __init__(
         self,
-        log_dir: Path,
+        log_dir: str | Path,
         images: Any,
         labels: Any,
         iteration_of: IterationOf,
@@ -154,8 +155,8 @@ class Pictures(keras.callbacks.Callback):
         num_columns: int = 8,
     ):
         super().__init__()
-        self.writer = tf.summary.create_file_writer(str(log_dir / "images"))
-        self.images = images[:1000]
+        self.writer = tf.summary.create_file_writer(str(Path(log_dir) / "images"))
+        self.images = _checked_images(images)[:1000]
         self.labels = None if labels is None else labels[:1000]
         self.iteration_of = iteration_of
         self.interval = interval
@@ -199,16 +200,27 @@ class Pictures(keras.callbacks.Callback):
             noisy = model.corrupt(images, seed=0)
             rows = tf.concat([noisy, model.reconstruct(noisy), originals], axis=0)
             yield "denoised", image_grid(rows, columns)
-        half = columns // 2
-        lines = model.interpolate(images[:half], images[half : 2 * half], columns)
-        shape = [-1, *lines.shape[2:]]
-        yield "interpolations", image_grid(tf.reshape(lines, shape), columns)
+        half = len(images) // 2
+        if half:
+            lines = model.interpolate(images[:half], images[half : 2 * half], columns)
+            shape = [-1, *lines.shape[2:]]
+            yield "interpolations", image_grid(tf.reshape(lines, shape), columns)
         if model.latent_dim != 2:
             return
         if isinstance(model, PairModel):
             yield "manifold", manifold_grid(model)
         if self.labels is not None:
             yield "latents", scatter(model.encode(self.images), self.labels)
+
+
+def _checked_images(images: Any) -> Any:
+    if not isinstance(images, (np.ndarray, tf.Tensor)) or not len(images):
+        raise ValueError(
+            "The callback takes an array of at least one image, got "
+            f"{type(images).__name__}; of a data set, pass "
+            "next(dataset.as_numpy_iterator())."
+        )
+    return images
 
 
 def write_hyperparameters(

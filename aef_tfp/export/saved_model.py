@@ -94,9 +94,10 @@ def copy_for_inference(model: EventModel) -> EventModel:
         copy = type(model).from_config(model.get_config())
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "The model cannot be rebuilt from its config; give custom layers a "
-            "get_config and decorate them with "
-            f"keras.saving.register_keras_serializable(). Keras says: {error}"
+            "The model cannot be rebuilt from its config; make Lambda layers classes, "
+            "give custom layers a get_config and decorate them with "
+            "keras.saving.register_keras_serializable(). Keras says: "
+            f"{str(error).strip().partition(chr(10))[0]}"
         ) from error
     copy.set_weights(model.get_weights())
     for layer in copy._flatten_layers():

@@ -73,6 +73,7 @@ class LikelihoodTrainer(keras.Model):
         jit_compile: Any = "auto",
         run_eagerly: bool = False,
         max_skipped_updates: int = 20,
+        **kwargs: Any,
     ) -> None:
         """Configures training. The model is its own loss, so none is passed.
 
@@ -85,10 +86,17 @@ class LikelihoodTrainer(keras.Model):
             run_eagerly: Run the step without `tf.function`, for debugging.
             max_skipped_updates: Non-finite updates in a row after which `fit` raises
                 `FloatingPointError`.
+            **kwargs: None; `loss`, `metrics` and the like are refused.
 
         Raises:
-            ValueError: If `max_skipped_updates` is below 1.
+            ValueError: If `max_skipped_updates` is below 1, or there are other
+                arguments.
         """
+        if kwargs:
+            raise ValueError(
+                f"compile takes no {next(iter(kwargs))!r}: the model brings its own "
+                "objective and metrics; pass an optimizer."
+            )
         if max_skipped_updates < 1:
             raise ValueError(
                 f"max_skipped_updates must be at least 1, got {max_skipped_updates!r}."

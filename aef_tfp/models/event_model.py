@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -59,6 +59,8 @@ class EventModel(LikelihoodTrainer):
         ValueError: If an argument is out of its range.
     """
 
+    _has_density: ClassVar[bool] = False
+
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -71,6 +73,12 @@ class EventModel(LikelihoodTrainer):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
+        if self.dtype_policy.compute_dtype == "float16":
+            raise ValueError(
+                f"dtype {self.dtype_policy.name!r} is not supported, since logits of "
+                "pixels and their gradients overflow float16; use 'mixed_bfloat16' or "
+                "'float32'."
+            )
         self.event_shape = checked_event_shape(event_shape)
         density = self.dtype_policy.variable_dtype
         self.events = EventSpec.of(self.event_shape, num_levels, logit_lambda, density)
@@ -223,9 +231,9 @@ class EventModel(LikelihoodTrainer):
             ValueError: If the data do not fit the model.
             FloatingPointError: If too many updates in a row are not finite.
         """
-        self.events.check_training_data("fit", x, y)
+        self._check_data("fit", x, y)
         if validation_data is not None:
-            self.events.check_training_data("validation_data", validation_data)
+            self._check_data("validation_data", validation_data)
         self._assert_compile_called("fit")
         if not bool(self._is_adapted.numpy()):
             self.adapt(x)
@@ -235,6 +243,11 @@ class EventModel(LikelihoodTrainer):
         self._skips_in_a_row = 0
         return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
+    def _check_data(self, name: str, x: Any, y: Any = None) -> None:
+        self.events.check_training_data(name, x, y)
+        if self._has_density:
+            self.events.check_is_dequantized(name, x)
+
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Evaluates the objective; arguments and result as in `keras.Model.evaluate`.
 
@@ -242,7 +255,7 @@ class EventModel(LikelihoodTrainer):
         the batch: equal calls give equal values.
         """
         if not kwargs.get("_use_cached_eval_dataset"):
-            self.events.check_training_data("evaluate", x, y)
+            self._check_data("evaluate", x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs):

@@ -15,6 +15,9 @@ from aef_tfp.models.arguments import (
 
 __all__ = ["EventSpec"]
 
+# Events that tell levels from continuous data.
+_LEVEL_EXAMPLES = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class EventSpec:
@@ -91,7 +94,12 @@ class EventSpec:
         Raises:
             ValueError: If there are labels, or `x` does not fit.
         """
-        if y is not None or isinstance(x, (tuple, list)):
+        if isinstance(x, list):
+            raise ValueError(
+                f"{name}: the model takes one array of images, got a list of {len(x)}; "
+                "join it with np.stack(images)."
+            )
+        if y is not None or isinstance(x, tuple):
             raise ValueError(
                 f"{name}: the model takes images alone, got a second array (labels or "
                 "targets); pass the images only."
@@ -110,6 +118,35 @@ class EventSpec:
             if isinstance(leaf, tf.TensorSpec):
                 self.check_shape(leaf.shape)
 
+    def check_is_dequantized(self, name: str, x: Any) -> None:
+        """Refuses floats that are levels divided by the largest one.
+
+        Their density has no bound: a model that puts narrow peaks on the few values
+        that occur reaches any likelihood.
+
+        Args:
+            name: What the message calls the data.
+            x: Array, tensor or anything else, which passes.
+
+        Raises:
+            ValueError: If all of the first images' values are such.
+        """
+        if self.num_levels is None or not isinstance(x, (np.ndarray, tf.Tensor)):
+            return
+        values = np.asarray(x[:_LEVEL_EXAMPLES])
+        if values.dtype.kind != "f" or not values.size:
+            return
+        for count in (self.num_levels - 1, self.num_levels):
+            scaled = values.astype(np.float64) * count
+            # Far below the share of a level, far above what float32 rounds.
+            if np.abs(scaled - np.rint(scaled)).max() < 1e-3:
+                raise ValueError(
+                    f"{name}: the images are integers divided by {count}, whose "
+                    "density has no bound, so bits per dimension would mean nothing; "
+                    "pass the integers themselves (the model dequantizes them), or "
+                    "build the model with num_levels=None if these are real numbers."
+                )
+
     def check_shape(self, shape: Any) -> None:
         """Checks a batch's shape; raises a ValueError in one line."""
         expected = tf.TensorShape([None, *self.shape])
@@ -117,7 +154,8 @@ class EventSpec:
             raise ValueError(
                 f"The model takes events of shape "
                 f"[batch, {', '.join(map(str, self.shape))}], got "
-                f"{shape_text(shape)}; add the batch or channel axis, or pass images "
+                f"{shape_text(shape)}; add the batch axis (dataset.batch(64), "
+                "image[None]) or the channel axis (images[..., None]), or pass images "
                 "where labels are."
             )
 
@@ -144,7 +182,8 @@ class EventSpec:
             if self.logit_lambda is not None and (low < 0.0 or high > 1.0):
                 raise ValueError(
                     f"Float images must lie in [0, 1], got values from {low:g} to "
-                    f"{high:g}; divide by the largest value, or pass integers."
+                    f"{high:g}; pass integers, e.g. images.astype('uint8'): the model "
+                    "dequantizes them."
                 )
         elif self.num_levels is not None and (low < 0 or high >= self.num_levels):
             raise ValueError(

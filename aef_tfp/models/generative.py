@@ -1,7 +1,7 @@
 """The abstract model with a density and samples."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,8 @@ __all__ = ["GenerativeModel"]
 
 class GenerativeModel(EventModel):
     """A model with a density and samples (abstract); arguments as in `EventModel`."""
+
+    _has_density: ClassVar[bool] = True
 
     # What a kind of model defines.
 
