@@ -30,6 +30,7 @@ ModelName = Literal[
     "pixel-maf",
 ]
 FlowName = Literal["maf", "iaf", "none"]
+NetworkName = Literal["conv", "residual", "dense"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,28 @@ class RunConfig:
     """Everything that decides the result of a run, apart from where files lie."""
 
     dataset: str = "digits"
-    """Data set by its TFDS name; the known ones are in the list of presets."""
+    """Data set by its name in the list of presets; `folder` and `npz` are your own."""
+
+    image_size: int | None = None
+    """Side of the images of a folder; None takes it from the images."""
+
+    channels: Literal[1, 3] | None = None
+    """Channels of the images of a folder; None takes them from the images."""
+
+    skip_unreadable: bool = False
+    """Leave out files of a folder that cannot be read, and say which."""
 
     model: ModelName = "aef-center"
     """AEF with these pixels, or linear features, as the core; or a baseline."""
 
     latent_dim: int = 8
     """Number of latents d; a pixel MAF has none."""
+
+    networks: NetworkName = "conv"
+    """Encoder and decoder: the paper's small or residual networks, or dense ones."""
+
+    width: int | None = None
+    """Channels of the residual networks; None is the number of latents, as there."""
 
     core_flow: FlowName = "maf"
     """Flow over the core; inverted, it is the posterior flow of a VAE."""
@@ -102,6 +118,9 @@ class RunConfig:
     jit_compile: bool = True
     """Compile the training step with XLA (one device only)."""
 
+    mixed_precision: bool = False
+    """Encoder and decoder compute in bfloat16; flows and densities stay float32."""
+
     num_samples: int = 128
     """Importance samples per test image, where the likelihood is an estimate."""
 
@@ -117,7 +136,7 @@ class RunConfig:
         Raises:
             ValueError: If a number is out of its range.
         """
-        least_one = (
+        least_one: tuple[str, ...] = (
             "latent_dim",
             "flow_layers",
             "flow_units",
@@ -132,6 +151,9 @@ class RunConfig:
             "num_marginal_images",
             "num_importance_samples",
         )
+        for name in ("width", "image_size"):
+            if getattr(self, name) is not None:
+                least_one = (*least_one, name)
         for name in least_one:
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -237,18 +259,20 @@ class EvaluationConfig:
 
 
 def _presets() -> dict[str, RunConfig]:
-    # The 8 x 8 digits are few: a shorter run with early stopping.
-    small: dict[str, Any] = {
-        "iterations": 1500,
-        "batch_size": 64,
-        "validation_interval": 100,
-        "log_interval": 20,
-        "picture_interval": 500,
-        "patience": 500,
-    }
     presets = {}
-    for dataset in DATASETS:
-        shared = {"dataset": dataset, **(small if dataset == "digits" else {})}
+    for dataset, info in DATASETS.items():
+        shared: dict[str, Any] = {
+            "dataset": dataset,
+            "networks": info.networks,
+            "batch_size": info.batch_size,
+            "learning_rate": info.learning_rate,
+            "iterations": info.iterations,
+            "validation_interval": info.validation_interval,
+            "patience": info.patience,
+        }
+        if info.iterations < 10_000:
+            # A short run is watched more closely.
+            shared |= {"log_interval": 20, "picture_interval": 500}
         for model in get_args(ModelName):
             if model == "pixel-maf":
                 for layers, units in ((4, 256), (8, 512)):
@@ -256,7 +280,7 @@ def _presets() -> dict[str, RunConfig]:
                         model=model, flow_layers=layers, flow_units=units, **shared
                     )
                 continue
-            for latent_dim in (2, 4, 8, 16, 32):
+            for latent_dim in info.latent_dims:
                 presets[f"{dataset}-{model}-{latent_dim}"] = RunConfig(
                     model=model, latent_dim=latent_dim, **shared
                 )

@@ -29,6 +29,7 @@ __all__ = [
     "is_denoiser",
     "likelihood_records",
     "load_best",
+    "load_run_splits",
     "reconstruction_records",
     "save_best",
     "tune",
@@ -69,7 +70,7 @@ def evaluate_run(
     config.check()
     run = RunConfig.from_run(run_dir)
     model = load_best(run_dir)
-    splits = load_splits(run.dataset, data_dir=data_dir, download=download)
+    splits = load_run_splits(run, data_dir=data_dir, download=download)
     split: Split = getattr(splits, config.split)
     images = split.images[: config.num_images]
     facts: dict[str, Any] = {
@@ -107,6 +108,31 @@ def evaluate_run(
     return records
 
 
+def load_run_splits(
+    config: RunConfig, *, data_dir: Path | None = None, download: bool = False
+) -> Splits:
+    """Loads the images of a run: the same splits whenever it is read again.
+
+    Args:
+        config: The run.
+        data_dir: Where the images are; see `data.load_splits`.
+        download: Whether TFDS may download the data set.
+
+    Raises:
+        FileNotFoundError: If there is no such data.
+        ValueError: If the data do not fit the configuration.
+    """
+    return load_splits(
+        config.dataset,
+        data_dir=data_dir,
+        download=download,
+        image_size=config.image_size,
+        channels=config.channels,
+        seed=config.seed,
+        skip_unreadable=config.skip_unreadable,
+    )
+
+
 def load_best(run_dir: Path) -> Any:
     """Loads the best checkpoint of a run.
 
@@ -114,6 +140,8 @@ def load_best(run_dir: Path) -> Any:
         FileNotFoundError: If the run has none.
     """
     path = run_dir / "best.keras"
+    if not (run_dir / "config.json").is_file():
+        raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
     if not path.is_file():
         raise FileNotFoundError(
             f"{run_dir} has no best.keras: it has not reached its first validation; go "

@@ -26,9 +26,7 @@ from aef_tfp.config import RunConfig
 from aef_tfp.data import (
     DatasetInfo,
     Splits,
-    dataset_info,
     evaluation_batches,
-    load_splits,
     training_batches,
 )
 from aef_tfp.evaluation import (
@@ -37,6 +35,7 @@ from aef_tfp.evaluation import (
     is_denoiser,
     likelihood_records,
     load_best,
+    load_run_splits,
     reconstruction_records,
     save_best,
     tune,
@@ -53,6 +52,7 @@ from aef_tfp.models import (
     PartitionedAEF,
     PixelMAF,
 )
+from aef_tfp.networks import residual_decoder, residual_encoder
 from aef_tfp.pictures import image_grid, save_png
 
 __all__ = ["build_model", "get_strategy", "train"]
@@ -90,21 +90,25 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
         return flows.Inverted(maf) if kind == "iaf" else maf
 
     shape, latent_dim = info.image_shape, config.latent_dim
+    dtype = "mixed_bfloat16" if config.mixed_precision else None
     shared: dict[str, Any] = {
         "num_levels": info.num_levels,
         "logit_lambda": info.logit_lambda,
         "noise_std": config.noise_std,
         "denoising_target": config.denoising_target,
         "seed": config.seed,
+        "dtype": dtype,
     }
     model: EventModel
     if config.model == "autoencoder":
-        model = Autoencoder(shape, latent_dim, **shared)
+        networks = _networks(config, shape, encoder_outputs=1)
+        model = Autoencoder(shape, latent_dim, **networks, **shared)
     elif config.model == "pixel-maf":
         layers, units = config.flow_layers, config.flow_units
         model = PixelMAF(shape, num_layers=layers, hidden_units=units, **shared)
     else:
         shared |= {
+            **_networks(config, shape, encoder_outputs=2),
             "decoder_scale": config.decoder_scale,
             "prior_flow": flow(config.prior_flow),
         }
@@ -139,6 +143,25 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
     return model
 
 
+def _networks(
+    config: RunConfig, shape: tuple[int, ...], encoder_outputs: int
+) -> dict[str, Any]:
+    """The arguments `encoder` and `decoder`; a width of its own needs the networks."""
+    if config.width is None or config.networks != "residual":
+        return {"encoder": config.networks, "decoder": config.networks}
+    dtype = "mixed_bfloat16" if config.mixed_precision else None
+    shared: dict[str, Any] = {"width": config.width, "dtype": dtype}
+    dependent = config.decoder_scale == "dependent"
+    return {
+        "encoder": residual_encoder(
+            shape, config.latent_dim, num_outputs=encoder_outputs, **shared
+        ),
+        "decoder": residual_decoder(
+            config.latent_dim, shape, num_outputs=2 if dependent else 1, **shared
+        ),
+    }
+
+
 def train(
     config: RunConfig,
     run_dir: Path,
@@ -168,7 +191,6 @@ def train(
         FloatingPointError: If training diverges.
     """
     config.check()
-    info = dataset_info(config.dataset)
     if resume:
         RunConfig.from_run(run_dir)
     if not resume and run_dir.exists() and any(run_dir.iterdir()):
@@ -176,10 +198,12 @@ def train(
             f"The run directory {run_dir} exists and is not empty; choose another one "
             f"with --run-dir, or go on in it with --resume {run_dir}."
         )
-    splits = load_splits(config.dataset, data_dir=data_dir, download=download)
+    splits = load_run_splits(config, data_dir=data_dir, download=download)
+    if verbose:
+        print("".join(f"{note}\n" for note in splits.notes), end="", flush=True)
     keras.utils.set_random_seed(config.seed)
     with get_strategy().scope():
-        model = build_model(config, info)
+        model = build_model(config, splits.info)
 
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.json").write_text(config.to_json())
@@ -234,6 +258,7 @@ def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> No
                 config.batch_size,
                 seed=config.seed,
                 start_step=done,
+                flips=splits.info.flips,
             ),
             initial_epoch=first,
             epochs=first + epochs,

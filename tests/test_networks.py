@@ -140,7 +140,7 @@ def test_small_networks_refuse_sides_not_divisible_by_4(event_shape):
 
 def test_unknown_network_names_are_refused():
     with pytest.raises(ValueError, match=r"encoder must be 'conv', 'dense'.*'resnet'"):
-        networks.get_encoder("resnet", (8, 8, 1))
+        networks.get_encoder("resnet", (8, 8, 1), 2)
     with pytest.raises(ValueError, match=r"decoder must be 'conv', 'dense'.*'resnet'"):
         networks.get_decoder("resnet", 2, (8, 8, 1))
 

@@ -178,23 +178,23 @@ def published(key, dataset, model, latent_dim, variant=""):
     [
         (("table-1", "mnist", "vae", 2), ("2.40", "57.5")),
         (("table-1", "mnist", "aef-linear", 32), ("1.82", "17.7")),
-        (("table-1", "celeb_a_hq_64", "vae", 64), ("6.98", "106")),
-        (("table-1", "celeb_a_hq_32", "vae", 128), ("6.64", "67.0")),
-        (("table-1", "celeb_a_hq_32", "aef-linear", 128), ("5.88", "38.4")),
+        (("table-1", "celebahq64", "vae", 64), ("6.98", "106")),
+        (("table-1", "celebahq32", "vae", 128), ("6.64", "67.0")),
+        (("table-1", "celebahq32", "aef-linear", 128), ("5.88", "38.4")),
         (("table-1", "imagenet32", "aef-linear", 256), ("6.21", "123")),
         (("table-2", "mnist", "autoencoder", 32, "noise 1"), ("0.133",)),
         (("table-2", "mnist", "vae", 2, "noise 0.75"), ("0.094",)),
-        (("table-2", "celeb_a_hq_32", "autoencoder", 128, "noise 0.05"), ("0.080",)),
-        (("table-2", "celeb_a_hq_32", "aef-linear", 128, "noise 0.2"), ("0.075",)),
+        (("table-2", "celebahq32", "autoencoder", 128, "noise 0.05"), ("0.080",)),
+        (("table-2", "celebahq32", "aef-linear", 128, "noise 0.2"), ("0.075",)),
         (("table-3", "mnist", "vae", 2), ("2.37M",)),
         (("table-3", "mnist", "aef-center", 16), ("2.71M",)),
         (("table-3", "mnist", "aef-linear", 32), ("3.15M",)),
-        (("table-6", "celeb_a_hq_64", "vae", 128), ("6.87, 6.86", "96.3, 92.6")),
-        (("table-6", "celeb_a_hq_32", "aef-linear", 256), ("5.58, 5.57", "27.9, 30.9")),
+        (("table-6", "celebahq64", "vae", 128), ("6.87, 6.86", "96.3, 92.6")),
+        (("table-6", "celebahq32", "aef-linear", 256), ("5.58, 5.57", "27.9, 30.9")),
         (("table-6", "imagenet32", "vae", 256), ("6.76, 6.74", "164, 160")),
-        (("table-7", "celeb_a_hq_32", "vae", 128, "only prior"), ("6.71", "74.1")),
+        (("table-7", "celebahq32", "vae", 128, "only prior"), ("6.71", "74.1")),
         (
-            ("table-7", "celeb_a_hq_32", "aef-linear", 128, "only posterior"),
+            ("table-7", "celebahq32", "aef-linear", 128, "only posterior"),
             ("5.88", "108"),
         ),
         (("figure-5", "kmnist", "aef-corner", 16), ("plot only",)),
@@ -236,7 +236,7 @@ def test_table_1_is_made_of_single_runs_of_table_6():
         for metric, value in values.items()
         if value not in sixth[name][metric]
     ]
-    assert odd == [("celeb_a_hq_32-aef-linear-128-seed3", "marginal_bits_per_dim")]
+    assert odd == [("celebahq32-aef-linear-128-seed3", "marginal_bits_per_dim")]
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,9 @@ def test_table_1_is_made_of_single_runs_of_table_6():
     [
         ("mnist", 0.0, (100_000, 0, 128, 1e-3)),
         ("kmnist", 0.25, (100_000, 0, 128, 1e-4)),
-        ("celeb_a_hq_32", 0.0, (1_000_000, 20_000, 64, 1e-4)),
-        ("celeb_a_hq_32", 0.2, (1_000_000, 20_000, 64, 1e-4)),
-        ("celeb_a_hq_64", 0.0, (1_000_000, 20_000, 16, 1e-4)),
+        ("celebahq32", 0.0, (1_000_000, 20_000, 64, 1e-4)),
+        ("celebahq32", 0.2, (1_000_000, 20_000, 64, 1e-4)),
+        ("celebahq64", 0.0, (1_000_000, 20_000, 16, 1e-4)),
         ("imagenet32", 0.0, (2_000_000, 100_000, 16, 1e-4)),
     ],
 )
@@ -444,7 +444,7 @@ def test_an_exact_likelihood_needs_no_evaluation(package, capsys):
 
 
 def test_a_run_ended_by_patience_is_done(package, capsys, monkeypatch):
-    monkeypatch.setattr(reproduction, "DATASETS", {"celeb_a_hq_32": None})
+    monkeypatch.setattr(reproduction, "DATASETS", {"celebahq32": None})
     package.patience_at = 52_000
     arguments = ["--table=7", "--model=vae"]
     assert reproduce.main(arguments) == 0
@@ -603,8 +603,8 @@ def test_a_run_with_other_settings_is_refused(package, capsys):
         (["--table=1", "--dataset=kmnist"], "with dataset kmnist, only with mnist, ce"),
         (["--figure=5", "--latent-dim=3"], "latent_dim 3, only with 2, 4, 8, 16, 32."),
         (["--figure=5", "--model=ae"], "model ae, only with vae, aef-linear, aef-cen"),
-        (["--table=6"], "has no data set celeb_a_hq_32, celeb_a_hq_64, imagenet32;"),
-        (["--table=2"], "no data set celeb_a_hq_32; --dataset can choose those of Ta"),
+        (["--table=6"], "has no data set celebahq32, celebahq64, imagenet32;"),
+        (["--table=2"], "no data set celebahq32; --dataset can choose those of Ta"),
         (["--table=2"], "of Table 2 that it has: mnist."),
         ([*ONE, "--iterations=0"], "iterations must be at least 1, got 0"),
         (
@@ -743,7 +743,7 @@ def test_dry_run_shows_what_cannot_run(package, monkeypatch, capsys):
     assert reproduce.main(["--table=7", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
-    assert all("this package has no data set celeb_a_hq_32" in line for line in lines)
+    assert all("this package has no data set celebahq32" in line for line in lines)
     assert reproduce.main(["--table=3", "--dry-run"]) == 0
     assert capsys.readouterr().out == "# Table 3 trains nothing: it counts weights.\n"
 

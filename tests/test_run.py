@@ -279,6 +279,18 @@ def test_help_and_list_do_not_start_tensorflow():
 
 
 @pytest.mark.slow
+def test_a_reader_who_leaves_gets_no_error():
+    # More than a pipe holds at once, so that the end of the reader is seen.
+    program = (
+        "from aef_tfp.terminal import run_command;"
+        "run_command(lambda argv: print('x' * 10**6) or 0, [], '')"
+    )
+    command = f'{sys.executable} -c "{program}" | head -c 1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout == "x"
+    assert done.stderr == ""
+
+
 def test_the_terminal_shows_no_tensorflow_noise(data_dir, tmp_path):
     arguments = [*SMALL, "--iterations=2", f"--run-dir={tmp_path / 'run'}"]
     done = terminal(*arguments, f"--data-dir={data_dir}")

@@ -1,4 +1,4 @@
-"""Image data: the table of data sets, their splits in memory, and batches of them.
+"""Image data: the table of data sets, their splits, and batches of them.
 
 TensorFlow is imported on the first use of a function that needs it, so that the names
 of the data sets cost nothing to read.
@@ -6,8 +6,9 @@ of the data sets cost nothing to read.
 
 from typing import TYPE_CHECKING, Any
 
-from aef_tfp.data.loading import Split, Splits, load_splits
+from aef_tfp.data.loading import load_splits
 from aef_tfp.data.registry import DATASETS, DatasetInfo, dataset_info
+from aef_tfp.data.splits import Split, Splits
 
 if TYPE_CHECKING:
     from aef_tfp.data.pipeline import evaluation_batches, training_batches

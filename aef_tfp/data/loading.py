@@ -1,69 +1,51 @@
-"""Image data in memory: read through TFDS once, with splits that never change."""
+"""Image data by name, decoded once, with splits that never change."""
 
-import contextlib
-import dataclasses
-import io
 import os
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from aef_tfp.data.registry import DatasetInfo, dataset_info
+from aef_tfp.data.splits import Splits
 
-__all__ = ["Split", "Splits", "load_splits"]
-
-
-# Two arrays have no single truth value, so a generated `==` could only fail.
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """The images of one split, in a fixed order.
-
-    Example:
-        >>> len(Split(images=np.zeros([3, 8, 8, 1], np.uint8)))
-        3
-
-    Args:
-        images: `[n, H, W, C]`, uint8, from 0 to the number of levels - 1.
-        labels: `[n]`, int64, or None if the data set has none.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Splits:
-    """A data set in memory.
-
-    Args:
-        train: The images to fit.
-        validation: The images to choose settings and stop early by.
-        test: The images to report on.
-        info: The facts of the data set.
-    """
-
-    train: Split
-    validation: Split
-    test: Split
-    info: DatasetInfo
+__all__ = ["load_splits"]
 
 
 def load_splits(
-    name: str, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 3,
+    skip_unreadable: bool = False,
+    memory_limit: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Splits:
-    """A data set by name, decoded into memory.
+    """A data set by name, decoded once.
 
     The images stay unsigned bytes (42 MB for MNIST's 54,000). Held in memory, they can
     be read in any order: this is what makes the order of training exact, a real
-    permutation in every epoch, and resumable at any step.
+    permutation in every epoch, and resumable at any step. A split that would take more
+    than `memory_limit` is decoded into a file in `cache_dir` instead, which is mapped
+    into memory and read again by later runs; `notes` of the result says so.
 
-    Validation images are the last part of the training split, by their place in the
-    files: the same ones in every run, whatever its seed.
+    **A data set of TFDS.** Validation images are a split of their own if the table says
+    so, else the last part of the training split, by their place in the files: the same
+    ones in every run, whatever its seed.
+
+    **`folder`**: all image files (.png, .jpg, .jpeg, .bmp, .gif, .webp) below
+    `data_dir`, hidden ones apart, of any mix of sizes and kinds. The largest central
+    square of each is resized (bicubic, antialiased). The orientation that a camera
+    notes is applied, 16 bits become 8, transparent pixels are composed with white. The
+    seed draws 80 % of the files for training, 10 % for validation and 10 % for test,
+    from their names alone: the same on every file system, and a file more or less moves
+    no other, but for those at the border of two splits.
+
+    **`npz`**: a NumPy file with an array `images`, split by the seed in the same
+    proportions; or with `train`, `validation` and `test`; or with `train` and `test`,
+    of which a tenth of `train` is drawn for validation. Each is uint8 `[n, H, W]` or
+    `[n, H, W, C]` with C = 1 or 3, and taken as it is; labels are arrays of integers
+    `labels`, or `train_labels` and so on.
 
     Example:
         >>> splits = load_splits("digits")
@@ -73,134 +55,88 @@ def load_splits(
     Args:
         name: A key of `DATASETS`.
         data_dir: The folder of TFDS data sets; None is TFDS's own default, the
-            environment variable `TFDS_DATA_DIR` or else `~/tensorflow_datasets`.
+            environment variable `TFDS_DATA_DIR` or else `~/tensorflow_datasets`. For
+            `folder`, the folder of images; for `npz`, the file, or a folder with
+            exactly one.
         download: Whether to download and prepare the data set if `data_dir` does not
             hold it; TFDS then shows its progress. An embedded data set (`digits`) is
-            prepared on first use, quietly and without a network, in any case.
+            prepared on first use, quietly and without a network, in any case; so is
+            CelebA-HQ, once a person has put its files where the table says, in some
+            minutes.
+        image_size: The side of the square images, for `folder` only: at least 4. None
+            is the smallest side of all images, rounded down to a multiple of 4 (which
+            the convolutional networks need), at most 64.
+        channels: 1 or 3, for `folder` only. None is 1 if all images are grey, else 3.
+            1 makes colours grey.
+        seed: Draws the splits of `folder` and `npz`: at least 0.
+        skip_unreadable: Whether `folder` leaves out files that cannot be read; `notes`
+            then names them.
+        memory_limit: The most bytes that the images of a split (of all splits, for
+            `folder`) may take in memory; None is a quarter of what is free.
+        cache_dir: Where decoded images go that exceed the limit; None is `aef_tfp` in
+            the user's cache (`XDG_CACHE_HOME`, or else `~/.cache`).
 
     Returns:
         The training, validation and test images.
 
     Raises:
         FileNotFoundError: If `data_dir` does not hold the data set, and `download` is
-            False.
-        OSError: If an embedded data set cannot be written to `data_dir`.
-        ValueError: If there is no data set of that name, or the data found are not
-            those which `DATASETS` describes.
+            False, or nothing can download it.
+        OSError: If an embedded data set cannot be written to `data_dir`, or decoded
+            images to `cache_dir`.
+        ValueError: If there is no data set of that name, the data found are not those
+            which `DATASETS` or the arguments describe, or files cannot be read.
     """
     info = dataset_info(name)
-    builder = _prepared_builder(info, data_dir, download)
-    percent = round(100 * (1 - info.validation_fraction))
-    return Splits(
-        train=_read(builder, info, f"{info.train_split}[:{percent}%]"),
-        validation=_read(builder, info, f"{info.train_split}[{percent}%:]"),
-        test=_read(builder, info, info.test_split),
-        info=info,
-    )
+    _check_arguments(info, image_size, channels, seed)
+    storage: dict[str, Any] = {"memory_limit": memory_limit, "cache_dir": cache_dir}
+    if info.source == "tfds":
+        from aef_tfp.data.prepared import load_prepared
 
-
-def _builder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> Any:
-    import tensorflow_datasets as tfds
-
-    if info.embedded:
-        # Importing the module registers its builder.
-        from aef_tfp.data import digits  # noqa: F401
-
-    directory = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
-    if directory == "":
-        # TFDS would take it for None.
-        directory = os.curdir
-    # TFDS would otherwise look for a copy in Google's cloud first.
-    return tfds.builder(info.tfds_name, data_dir=directory, try_gcs=False)
-
-
-def _is_prepared(builder: Any) -> bool:
-    # `builder.is_prepared()` says the same, but logs a warning when it is False.
-    return (builder.data_path / "dataset_info.json").exists()
-
-
-def _prepared_builder(
-    info: DatasetInfo, data_dir: str | os.PathLike[str] | None, download: bool
-) -> Any:
-    builder = _builder(info, data_dir)
-    if _is_prepared(builder):
-        return builder
-    directory = os.fspath(builder.data_path.parent.parent)
-    if info.embedded:
-        _prepare_embedded(builder, info, directory)
-    elif download:
-        builder.download_and_prepare()
-    else:
-        argument = "" if data_dir is None else f", data_dir={directory!r}"
-        raise FileNotFoundError(
-            f"there is no data set {info.name!r} in {directory!r}: pass --download"
-            " (download=True),"
-            ' or run python -c "import tensorflow_datasets as tfds; tfds.builder('
-            f"'{info.tfds_name}'{argument}).download_and_prepare()\""
-        )
-    # A new one, since only a builder that finds the files reads their facts; the
-    # files may be another process's.
-    return _builder(info, data_dir)
-
-
-def _prepare_embedded(builder: Any, info: DatasetInfo, directory: str) -> None:
-    try:
-        with _quiet():
-            builder.download_and_prepare()
-    except OSError as error:
-        # TFDS writes to a folder of its own and renames it at the end. Of two
-        # processes that do so at once, the later one fails, and all is well.
-        if not _is_prepared(builder):
-            raise OSError(
-                f"cannot write data set {info.name!r} to {directory!r} ({error}):"
-                " pass a data_dir that can be written"
-            ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what TFDS prints while it prepares data off the terminal."""
-    from tensorflow_datasets.core.utils import tqdm_utils
-
-    # TFDS has functions to switch its bars, none to ask whether they are on.
-    was_active = getattr(tqdm_utils, "_active", True)
-    tqdm_utils.display_progress_bar(False)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tqdm_utils.display_progress_bar(was_active)
-
-
-def _read(builder: Any, info: DatasetInfo, split: str) -> Split:
-    import tensorflow_datasets as tfds
-
-    config = tfds.ReadConfig(
-        # One file after the other: the order is that of the files, always.
-        interleave_cycle_length=1,
-        # The whole split is read once; a cache would be a second copy of it.
-        try_autocache=False,
-    )
-    examples = builder.as_dataset(
-        split=split, batch_size=-1, shuffle_files=False, read_config=config
-    )
-    images = examples["image"].numpy()
-    _check_images(images, info, split)
-    labels = examples["label"].numpy() if "label" in examples else None
-    return Split(images=images, labels=labels)
-
-
-def _check_images(images: np.ndarray, info: DatasetInfo, split: str) -> None:
-    """Raises a ValueError unless the images are as the table of data sets says."""
-    if images.shape[1:] != info.image_shape or images.dtype != np.uint8:
+        return load_prepared(info, data_dir, download=download, **storage)
+    if data_dir is None:
+        what = "folder of images" if info.source == "folder" else ".npz file"
         raise ValueError(
-            f"data set {info.name!r} ({split}) has {images.dtype} images of shape"
-            f" {images.shape[1:]}, but its entry in DATASETS says uint8 of shape"
-            f" {info.image_shape}: correct the entry or the data"
+            f"data set {name!r} needs a place: pass your {what} with --data-dir"
+            " (data_dir=...)"
         )
-    if images.max(initial=0) >= info.num_levels:
+    own: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "seed": seed,
+        **storage,
+    }
+    if info.source == "npz":
+        from aef_tfp.data.npz import load_npz
+
+        return load_npz(info, data_dir, **own)
+    from aef_tfp.data.folder import load_folder
+
+    return load_folder(info, data_dir, skip_unreadable=skip_unreadable, **own)
+
+
+def _check_arguments(
+    info: DatasetInfo, image_size: int | None, channels: int | None, seed: int
+) -> None:
+    if image_size is not None and image_size < 4:
+        raise ValueError(f"image_size must be at least 4, got {image_size}")
+    if channels not in (None, 1, 3):
         raise ValueError(
-            f"data set {info.name!r} ({split}) has a pixel of value {images.max()},"
-            f" but its entry in DATASETS says {info.num_levels} levels, so at most"
-            f" {info.num_levels - 1}: correct the entry or the data"
+            f"channels must be 1 (grey) or 3 (RGB), got {channels}: transparency is no"
+            " channel of an image here"
+        )
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    if info.source != "tfds":
+        return
+    height, width, number = info.image_shape
+    if image_size is not None and (image_size, image_size) != (height, width):
+        raise ValueError(
+            f"image_size is {image_size}, but data set {info.name!r} has images of"
+            f" {height} x {width}: leave it out"
+        )
+    if channels is not None and channels != number:
+        raise ValueError(
+            f"channels is {channels}, but the images of data set {info.name!r} have"
+            f" {number}: leave it out"
         )

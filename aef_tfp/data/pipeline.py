@@ -1,6 +1,7 @@
-"""Batches of images: `tf.data` pipelines over an array in memory."""
+"""Batches of images: `tf.data` pipelines over an array in memory, or mapped into it."""
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,28 @@ _INT64_MAX = np.iinfo(np.int64).max
 
 
 def training_batches(
-    images: np.ndarray, batch_size: int, *, seed: int, start_step: int = 0
+    images: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    flips: bool = False,
 ) -> tf.data.Dataset:
     """An endless sequence of batches in an order that only the seed decides.
 
     Every epoch is a new permutation of the images, and epochs follow each other without
     a gap: a batch may hold the end of one and the beginning of the next. Batch t is a
-    function of `(images, batch_size, seed, t)` alone, so a run that resumes at step t
-    passes `start_step=t` and goes on exactly where it stopped, at the cost of one
-    permutation.
+    function of `(images, batch_size, seed, t)` and `flips` alone, so a run that resumes
+    at step t passes `start_step=t` and goes on exactly where it stopped, at the cost of
+    one permutation.
 
     Under a `tf.distribute` strategy the batch is the global one: the replicas take
-    different parts of it, which together are the batch of a run on one device.
+    different parts of it, which together are the batch of a run on one device. So no
+    image is seen by two workers in one epoch.
+
+    An array in memory is copied once. An `np.memmap` is read as the batches need it:
+    the same batches, from images that need not fit into memory. It must not change
+    meanwhile.
 
     Example:
         >>> images = np.zeros([100, 8, 8, 1], np.uint8)
@@ -36,6 +47,8 @@ def training_batches(
         batch_size: How many images a batch holds: at least 1. It may exceed n.
         seed: From 0 to 2**63 - 1. Every value gives another order.
         start_step: The index t of the first batch: at least 0.
+        flips: Whether to flip each image left to right with probability 1/2, anew in
+            every batch. The order of the images is the same either way.
 
     Returns:
         Batches `[batch_size, H, W, C]`, uint8.
@@ -68,16 +81,51 @@ def training_batches(
         start = tf.where(epoch == first_epoch, tf.constant(first_position, tf.int64), 0)
         return tf.argsort(keys, stable=True)[start:]
 
+    indices = tf.data.Dataset.range(first_epoch, _INT64_MAX).map(order)
+    indices = indices.rebatch(batch_size, drop_remainder=True)
+    batches = indices.map(_gather(images))
+    if flips:
+
+        def flipped(step: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+            # Seeds count down from -1 here, so that no key is also one of the order, or
+            # the noise of a model.
+            coins = tf.random.stateless_uniform(
+                [batch_size],
+                seed=tf.stack([tf.constant(-1 - seed, tf.int64), step]),
+                minval=None,
+                maxval=None,
+                dtype=tf.int32,
+                alg="philox",
+            )
+            heads = tf.reshape(coins < 0, [-1, 1, 1, 1])
+            return tf.where(heads, tf.reverse(batch, [2]), batch)
+
+        batches = batches.enumerate(start_step).map(flipped)
+    return _finished(batches)
+
+
+def _gather(images: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from indices `[b]` to images `[b, H, W, C]`."""
+    if isinstance(images, np.memmap):
+
+        def read(index: np.ndarray) -> np.ndarray:
+            return images[index]
+
+        def gather(index: tf.Tensor) -> tf.Tensor:
+            batch = tf.numpy_function(read, [index], tf.uint8)
+            return tf.ensure_shape(batch, [*index.shape, *images.shape[1:]])
+
+        return gather
     # The host holds the images: on a GPU, every batch would have to come back.
     with tf.device("CPU:0"):
         source = tf.constant(images)
-    indices = tf.data.Dataset.range(first_epoch, _INT64_MAX).map(order)
-    indices = indices.rebatch(batch_size, drop_remainder=True)
-    return _finished(indices.map(lambda index: tf.gather(source, index)))
+    return lambda index: tf.gather(source, index)
 
 
 def evaluation_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     """One pass over the images, in their order.
+
+    An `np.memmap` is read as the batches need it.
 
     Example:
         >>> images = np.zeros([5, 8, 8, 1], np.uint8)
@@ -97,6 +145,9 @@ def evaluation_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     """
     _check_images(images)
     batch_size = _integer("batch_size", batch_size, 1)
+    if isinstance(images, np.memmap):
+        indices = tf.data.Dataset.range(len(images)).batch(batch_size)
+        return _finished(indices.map(_gather(images)))
     with tf.device("CPU:0"):
         dataset = tf.data.Dataset.from_tensor_slices(images)
     return _finished(dataset.batch(batch_size))

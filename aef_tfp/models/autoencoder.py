@@ -1,7 +1,7 @@
 """The deterministic baseline: an autoencoder trained by least squares."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -41,6 +41,8 @@ class Autoencoder(AutoencodingModel):
     Reference: Vincent et al., "Extracting and composing robust features with denoising
     autoencoders", ICML 2008.
     """
+
+    _encoder_outputs: ClassVar[int] = 1
 
     def __init__(self, event_shape: Sequence[int], latent_dim: int, **kwargs):
         if kwargs.pop("decoder_scale", "fixed") != "fixed":

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -19,6 +19,7 @@ from aef_tfp.networks import (
     get_decoder,
     get_encoder,
 )
+from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
 
 __all__ = ["AutoencodingModel"]
 
@@ -30,8 +31,9 @@ class AutoencodingModel(EventModel):
         event_shape: Shape of one event, `(H, W, C)` or `(n,)`.
         latent_dim: Number of latents d, at least 1.
         encoder: Keras layer or model from events to features, or to (location, scale)
-            of the latents; `"conv"` (the paper's small network), `"dense"`, or None for
-            the first on images and the second on vectors.
+            of the latents; `"conv"` (the paper's small network), `"residual"` (its
+            large one), `"dense"`, or None for the first on images and the last on
+            vectors.
         decoder: Keras layer or model from latents to the location of events, or to
             (location, scale); or a name as for `encoder`.
         decoder_scale: `"independent"`, `"dependent"` or `"fixed"`; see
@@ -42,6 +44,9 @@ class AutoencodingModel(EventModel):
         ValueError: If an argument is out of its range or a network's output has the
             wrong shape.
     """
+
+    # Location and scale of the latents.
+    _encoder_outputs: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -57,7 +62,13 @@ class AutoencodingModel(EventModel):
         self.latent_dim = checked_count("latent_dim", latent_dim)
         self.decoder_scale = decoder_scale
         self.encoder = self._encoder_of(
-            get_encoder(encoder, self.event_shape, dtype=self.dtype_policy)
+            get_encoder(
+                encoder,
+                self.event_shape,
+                self.latent_dim,
+                num_outputs=self._encoder_outputs,
+                dtype=self.dtype_policy,
+            )
         )
         self.decoder = GaussianDecoder(
             get_decoder(
@@ -70,9 +81,15 @@ class AutoencodingModel(EventModel):
             self.latent_dim,
             self.event_shape,
             decoder_scale,
+            # Where the paper's code starts; with many layers, from wider deviations.
+            initial_raw_scale=1.0 if decoder == "residual" else 0.0,
             name="decoder",
             dtype=self.events.dtype,
         )
+        for role in ("encoder", "decoder"):
+            warn_if_shared(role, getattr(self, role).network, self)
+        if self.events.logit_lambda is not None and self.decoder.scale != "own":
+            warn_if_bounded(self.decoder.network)
 
     def _encoder_of(self, network: Any) -> keras.layers.Layer:
         """The encoder that a kind of model makes of a network."""

@@ -14,16 +14,26 @@ from aef_tfp.networks.gaussian import (
     GaussianDecoder,
     GaussianEncoder,
     PointEncoder,
+    positive_scale,
 )
 from aef_tfp.networks.made import MADE, MaskedDense
+from aef_tfp.networks.residual import (
+    BottleneckBlock,
+    Stage,
+    residual_decoder,
+    residual_encoder,
+    residual_stages,
+)
 
 __all__ = [
     "DECODER_SCALES",
     "MADE",
+    "BottleneckBlock",
     "GaussianDecoder",
     "GaussianEncoder",
     "MaskedDense",
     "PointEncoder",
+    "Stage",
     "conv_decoder",
     "conv_encoder",
     "dense_decoder",
@@ -31,5 +41,9 @@ __all__ = [
     "density_dtype",
     "get_decoder",
     "get_encoder",
+    "positive_scale",
+    "residual_decoder",
+    "residual_encoder",
+    "residual_stages",
     "with_flat_batch",
 ]

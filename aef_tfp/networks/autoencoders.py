@@ -1,12 +1,13 @@
 """The small encoders and decoders: plain Keras models without Gaussian heads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from aef_tfp.networks.batching import density_dtype
+from aef_tfp.networks.residual import residual_decoder, residual_encoder
 
 __all__ = [
     "conv_decoder",
@@ -74,14 +75,18 @@ def conv_decoder(
     """
     height, width, channels = _image_shape_divisible_by_4(event_shape)
     small = (height // 4, width // 4, 128)
-    options = {"strides": 2, "padding": "same", "dtype": dtype}
+    options = {"strides": 2, "padding": "same"}
+    # In the density's dtype: half precision has too few digits for a location.
+    last = {**options, "dtype": density_dtype(dtype)}
     return keras.Sequential(
         [
             _input((latent_dim,), dtype),
             keras.layers.Dense(int(np.prod(small)), dtype=dtype),
             keras.layers.Reshape(small, dtype=dtype),
-            keras.layers.Conv2DTranspose(64, 4, activation="relu", **options),
-            keras.layers.Conv2DTranspose(channels * num_outputs, 4, **options),
+            keras.layers.Conv2DTranspose(
+                64, 4, activation="relu", dtype=dtype, **options
+            ),
+            keras.layers.Conv2DTranspose(channels * num_outputs, 4, **last),
         ],
         name="conv_decoder",
     )
@@ -143,14 +148,21 @@ def dense_decoder(
 
 
 def get_encoder(
-    identifier: Any, event_shape: Sequence[int], dtype: Any = None
+    identifier: Any,
+    event_shape: Sequence[int],
+    latent_dim: int,
+    num_outputs: int = 2,
+    dtype: Any = None,
 ) -> keras.layers.Layer:
     """Returns the encoder network that an identifier means.
 
     Args:
         identifier: A Keras layer or model, which is returned as it is; `"conv"`,
-            `"dense"`; or None for `"conv"` on images and `"dense"` on vectors.
+            `"dense"`, `"residual"`; or None for `"conv"` on images and `"dense"` on
+            vectors.
         event_shape: Shape of one event.
+        latent_dim: Number of latents d; the residual network ends in them.
+        num_outputs: 2 if latents have a location and a scale, 1 without a scale.
         dtype: Keras dtype policy of a network built here.
 
     Raises:
@@ -158,7 +170,12 @@ def get_encoder(
     """
     if isinstance(identifier, keras.layers.Layer):
         return identifier
-    if _network_kind(identifier, event_shape, "encoder") == "conv":
+    kind = _network_kind(identifier, event_shape, "encoder")
+    if kind == "residual":
+        return residual_encoder(
+            event_shape, latent_dim, num_outputs=num_outputs, dtype=dtype
+        )
+    if kind == "conv":
         return conv_encoder(event_shape, dtype=dtype)
     return dense_encoder(event_shape, dtype=dtype)
 
@@ -173,18 +190,22 @@ def get_decoder(
     """Returns the decoder network that an identifier means, as `get_encoder` does."""
     if isinstance(identifier, keras.layers.Layer):
         return identifier
-    if _network_kind(identifier, event_shape, "decoder") == "conv":
-        return conv_decoder(latent_dim, event_shape, num_outputs, dtype=dtype)
-    return dense_decoder(latent_dim, event_shape, num_outputs, dtype=dtype)
+    builders: dict[str, Callable[..., keras.Model]] = {
+        "conv": conv_decoder,
+        "dense": dense_decoder,
+        "residual": residual_decoder,
+    }
+    build = builders[_network_kind(identifier, event_shape, "decoder")]
+    return build(latent_dim, event_shape, num_outputs, dtype=dtype)
 
 
 def _network_kind(identifier: Any, event_shape: Sequence[int], role: str) -> str:
     if identifier is None:
         return "conv" if len(event_shape) == 3 else "dense"
-    if identifier not in ("conv", "dense"):
+    if identifier not in ("conv", "dense", "residual"):
         raise ValueError(
-            f"{role} must be 'conv', 'dense', None or a Keras layer or model, got "
-            f"{identifier!r}."
+            f"{role} must be 'conv', 'dense', 'residual', None or a Keras layer or "
+            f"model, got {identifier!r}."
         )
     return identifier
 

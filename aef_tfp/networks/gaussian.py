@@ -7,12 +7,24 @@ import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
 
-__all__ = ["DECODER_SCALES", "GaussianDecoder", "GaussianEncoder", "PointEncoder"]
+__all__ = [
+    "DECODER_SCALES",
+    "GaussianDecoder",
+    "GaussianEncoder",
+    "PointEncoder",
+    "positive_scale",
+]
 
 DECODER_SCALES = ("independent", "dependent", "fixed")
+"""Kinds of scale that `GaussianDecoder` knows."""
 
 # Keeps a scale away from zero, where the encoder of eq. 4 is not invertible.
 _SCALE_FLOOR = 1e-5
+
+
+def positive_scale(raw_scale: tf.Tensor) -> tf.Tensor:
+    """Returns softplus(raw_scale) + 1e-5, a scale that no network makes zero."""
+    return tf.nn.softplus(raw_scale) + _SCALE_FLOOR
 
 
 class _HeadedNetwork(keras.layers.Layer):
@@ -23,8 +35,24 @@ class _HeadedNetwork(keras.layers.Layer):
         self.network = network
         self._network_input_shape = tuple(input_shape)
         # One call builds the network, whatever its kind, and shows its outputs.
-        outputs = self._raw(tf.zeros((1, *input_shape), self.compute_dtype))
-        self._output_shapes = [tuple(y.shape[1:]) for y in outputs]
+        try:
+            outputs = self.network(tf.zeros((1, *input_shape), self.compute_dtype))
+        except ValueError as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"The {self._role} does not take its input of shape "
+                f"{_batch(input_shape)}; Keras says: {first_line}"
+            ) from error
+        if isinstance(outputs, dict):
+            raise ValueError(
+                f"The {self._role} must return a tensor or a pair (location, scale), "
+                f"got a dict with keys {', '.join(map(repr, outputs))}."
+            )
+        self._output_shapes = [tuple(y.shape[1:]) for y in tf.nest.flatten(outputs)]
+
+    @property
+    def _role(self) -> str:
+        return "decoder" if "Decoder" in type(self).__name__ else "encoder"
 
     def _raw(self, x):
         """Calls the network; its one or more outputs as a list in our dtype."""
@@ -32,9 +60,11 @@ class _HeadedNetwork(keras.layers.Layer):
         return [tf.cast(output, self.compute_dtype) for output in outputs]
 
     def _refuse(self, allowed: str):
-        role = "decoder" if "Decoder" in type(self).__name__ else "encoder"
         shapes = " and ".join(map(_batch, self._output_shapes))
-        raise ValueError(f"The {role} must return {allowed}, got {shapes}.")
+        hint = ""
+        if len(self._output_shapes) == 3:
+            hint = "; leave out the sampled latents, the model draws them itself"
+        raise ValueError(f"The {self._role} must return {allowed}, got {shapes}{hint}.")
 
     def call(self, x):
         """Maps `[..., *input]` to what the heads return, `[..., *event]` each."""
@@ -86,7 +116,7 @@ class GaussianEncoder(_HeadedNetwork):
         if len(outputs) == 2:
             return tuple(outputs)
         features = self.flatten(outputs[0])
-        scale = tf.nn.softplus(self.scale_head(features)) + _SCALE_FLOOR
+        scale = positive_scale(self.scale_head(features))
         return self.loc_head(features), scale
 
 
@@ -185,11 +215,11 @@ class GaussianDecoder(_HeadedNetwork):
             return tuple(outputs)
         if self.scale == "dependent":
             loc, raw_scale = tf.split(outputs[0], 2, axis=-1)
-            return loc, tf.nn.softplus(raw_scale) + _SCALE_FLOOR
+            return loc, positive_scale(raw_scale)
         loc = outputs[0]
         if self.scale == "fixed":
             return loc, tf.ones_like(loc)
-        scale = tf.nn.softplus(tf.convert_to_tensor(self.raw_scale)) + _SCALE_FLOOR
+        scale = positive_scale(tf.convert_to_tensor(self.raw_scale))
         return loc, tf.broadcast_to(scale, tf.shape(loc))
 
 

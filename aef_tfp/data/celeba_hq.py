@@ -1,0 +1,227 @@
+"""CelebA-HQ from files that a person has fetched, as a TFDS data set."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from aef_tfp.data.image_files import find_image_files, parallel, problem, read_image
+
+__all__ = ["MANUAL_FOLDER", "CelebaHq", "has_partition_lists"]
+
+MANUAL_FOLDER = "celeba_hq"
+"""The folder, in the folder of manual downloads, that holds the files."""
+
+_NUM_IMAGES = 30_000
+_MAPPINGS = ("CelebA-HQ-to-CelebA-mapping.txt", "image_list.txt")
+_PARTITION = "list_eval_partition.txt"
+_SPLITS = ("train", "validation", "test")
+
+
+class CelebaHqConfig(tfds.core.BuilderConfig):
+    """A size of the images.
+
+    Args:
+        size: Their side in pixels.
+    """
+
+    def __init__(self, *, size: int):
+        super().__init__(name=str(size), description=f"Images of {size} x {size}")
+        self.size = size
+
+
+class CelebaHq(tfds.core.GeneratorBasedBuilder):
+    """30,000 faces of CelebA-HQ, resized, in the original partition of CelebA.
+
+    TFDS's own `celeb_a_hq` reads archives that a program of 2018 wrote, one for each
+    size, and has no validation and test images. This one reads the images in any size
+    and format: image files anywhere below `downloads/manual/celeba_hq`, whose names
+    number them (`0.jpg` to `29999.jpg`, or from 1, with zeros or a prefix, as you
+    like).
+
+    Two text files beside them give the original partition: 24,183 images for training,
+    2,993 for validation, 2,824 for test.
+
+    - `CelebA-HQ-to-CelebA-mapping.txt` (or `image_list.txt`, whose first columns are
+      the same): for the number of every image, from 0, its file in CelebA.
+    - `list_eval_partition.txt`: for every file of CelebA 0, 1 or 2.
+
+    Without them, the first 24,000 images by number are for training, the next 3,000 for
+    validation, the last 3,000 for test. The prepared data set remembers which it was.
+
+    Importing this module is what makes the name known to TFDS.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "The first version."}  # noqa: RUF012 (TFDS's name)
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's name)
+        CelebaHqConfig(size=32),
+        CelebaHqConfig(size=64),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put the 30,000 image files, and for the original partition"
+        f" {_MAPPINGS[0]} and {_PARTITION}, into {MANUAL_FOLDER}."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = self.builder_config.size
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="30,000 faces of CelebA in high quality, resized.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(
+                        shape=(size, size, 3), dtype=np.uint8, encoding_format="png"
+                    ),
+                    "file_name": tfds.features.Text(),
+                }
+            ),
+            homepage="https://github.com/tkarras/progressive_growing_of_gans",
+            citation="""@inproceedings{karras2018progressive,
+  author = {Karras, Tero and Aila, Timo and Laine, Samuli and Lehtinen, Jaakko},
+  title = {Progressive Growing of {GANs} for Improved Quality, Stability, and
+    Variation},
+  booktitle = {International Conference on Learning Representations},
+  year = {2018}
+}""",
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        folder = Path(dl_manager.manual_dir) / MANUAL_FOLDER
+        names = _numbered(folder)
+        places = _partition(folder, names)
+        original = places is not None
+        self.info.metadata["partition"] = "original" if original else "by number"
+        if places is None:
+            ends = np.array([8, 9]) * len(names) // 10
+            places = np.searchsorted(ends, np.arange(len(names)), side="right").tolist()
+        return {
+            split: self._generate_examples(
+                folder,
+                [name for name, at in zip(names, places, strict=True) if at == place],
+            )
+            for place, split in enumerate(_SPLITS)
+        }
+
+    def _generate_examples(
+        self, folder: Path, names: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        size = self.builder_config.size
+
+        def read(name: str) -> np.ndarray:
+            return read_image(folder / name, size, size, 3)
+
+        for name, image in zip(names, parallel(read, names), strict=True):
+            if isinstance(image, Exception):
+                raise ValueError(
+                    f"cannot read '{folder / name}' ({problem(image)}): fetch it again"
+                )
+            yield name, {"image": image, "file_name": name}
+
+
+def has_partition_lists(folder: Path) -> bool:
+    """Whether there are files that give the original partition."""
+    return any((folder / name).is_file() for name in (*_MAPPINGS, _PARTITION))
+
+
+def _numbered(folder: Path) -> list[str]:
+    """The image files in the order of their numbers."""
+    by_number: dict[int, str] = {}
+    names, _ = find_image_files(folder)
+    for name in names:
+        digits = re.findall(r"\d+", Path(name).stem)
+        if not digits:
+            raise ValueError(
+                f"'{folder / name}' has no number in its name: remove it, or name it"
+                " as CelebA-HQ does"
+            )
+        number = int(digits[-1])
+        if number in by_number:
+            raise ValueError(
+                f"'{folder}' has two images of number {number}, {by_number[number]} and"
+                f" {name}: keep one copy of the images"
+            )
+        by_number[number] = name
+    first = 0 if 0 in by_number else 1
+    missing = next(
+        n for n in range(first, first + len(names) + 1) if n not in by_number
+    )
+    if len(names) != _NUM_IMAGES or missing != first + _NUM_IMAGES:
+        raise ValueError(
+            f"'{folder}' has {len(names):,} images, not the {_NUM_IMAGES:,} of"
+            f" CelebA-HQ; the first number missing is {missing}: add what is missing,"
+            " remove what does not belong"
+        )
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def _partition(folder: Path, names: Sequence[str]) -> list[int] | None:
+    """For every image 0, 1 or 2, as CelebA says; None if there are no lists."""
+    if not has_partition_lists(folder):
+        return None
+    mapping = next((n for n in _MAPPINGS if (folder / n).is_file()), None)
+    if mapping is None or not (folder / _PARTITION).is_file():
+        there, absent = (
+            (_PARTITION, _MAPPINGS[0]) if mapping is None else (mapping, _PARTITION)
+        )
+        raise ValueError(
+            f"'{folder}' has {there} but not {absent}; the original partition takes"
+            " both: add it, or remove the first for a partition by number"
+        )
+    places = _places(folder / _PARTITION)
+    original: dict[int, str] = {}
+    for line_number, words in _lines(folder / mapping):
+        if line_number == 1 and not words[0].isdigit():
+            continue  # The names of the columns.
+        if len(words) < 3 or not words[0].isdigit():
+            raise ValueError(
+                f"line {line_number} of '{folder / mapping}' is"
+                f" {' '.join(words)!r}, not a number, a number in CelebA and a file in"
+                " CelebA: fetch the list again"
+            )
+        original[int(words[0])] = words[2]
+    for index, name in enumerate(names):
+        if index not in original:
+            raise ValueError(
+                f"'{folder / mapping}' does not match the images: it has no image"
+                f" {index} ({name}): fetch the list again, or remove both lists"
+            )
+        if original[index] not in places:
+            raise ValueError(
+                f"'{folder / _PARTITION}' does not match '{mapping}': it has no"
+                f" {original[index]!r}, which is image {index} ({name}): fetch the"
+                " lists again, or remove both"
+            )
+    surplus = sorted(set(original) - set(range(len(names))))
+    if surplus:
+        raise ValueError(
+            f"'{folder / mapping}' does not match the images: there is none for its"
+            f" number {surplus[0]}: fetch the list again, or remove both lists"
+        )
+    return [places[original[index]] for index in range(len(names))]
+
+
+def _places(path: Path) -> dict[str, int]:
+    """The partition of CelebA: 0, 1 or 2 by file."""
+    places = {}
+    for line_number, words in _lines(path):
+        if len(words) != 2 or words[1] not in ("0", "1", "2"):
+            raise ValueError(
+                f"line {line_number} of '{path}' is {' '.join(words)!r}, not a file and"
+                " 0, 1 or 2: fetch the list again"
+            )
+        places[words[0]] = int(words[1])
+    return places
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty: their numbers, from 1, and their words."""
+    for line_number, line in enumerate(path.read_text().splitlines(), start=1):
+        if line.strip():
+            yield line_number, line.split()

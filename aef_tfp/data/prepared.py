@@ -1,0 +1,303 @@
+"""Data sets of TFDS: found, downloaded or prepared, and read into memory."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aef_tfp.data.registry import DatasetInfo
+from aef_tfp.data.splits import Split, Splits
+from aef_tfp.data.storage import Facts, decode_once
+
+__all__ = ["load_prepared"]
+
+# Images that are copied at once.
+_CHUNK = 256
+
+
+def load_prepared(
+    info: DatasetInfo,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    download: bool,
+    memory_limit: int | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> Splits:
+    """Reads a data set of TFDS; see `load_splits`."""
+    builder = _prepared_builder(info, data_dir, download)
+    names = {
+        "train": info.train_split,
+        "validation": info.validation_split,
+        "test": info.test_split,
+    }
+    if names["validation"] is None:
+        percent = round(100 * (1 - info.validation_fraction))
+        names["train"] = f"{info.train_split}[:{percent}%]"
+        names["validation"] = f"{info.train_split}[{percent}%:]"
+    notes = _partition_notes(builder)
+    splits = {}
+    for split, name in names.items():
+        splits[split], note = _read(builder, info, str(name), memory_limit, cache_dir)
+        notes += [note] if note else []
+    return Splits(**splits, info=info, notes=tuple(notes))
+
+
+def _builder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    # Importing a module registers its builder.
+    if info.embedded:
+        from aef_tfp.data import digits  # noqa: F401
+    if info.tfds_name.startswith("celeba_hq/"):
+        from aef_tfp.data import celeba_hq  # noqa: F401
+
+    # TFDS would otherwise look for a copy in Google's cloud first.
+    return tfds.builder(info.tfds_name, data_dir=_folder(data_dir), try_gcs=False)
+
+
+def _folder(data_dir: str | os.PathLike[str] | None) -> str | None:
+    if data_dir is None:
+        return None
+    # TFDS would take an empty name for None.
+    return os.path.expanduser(os.fspath(data_dir)) or os.curdir
+
+
+def _default_folder() -> str:
+    from tensorflow_datasets.core import constants
+
+    return os.path.expanduser(constants.DATA_DIR)
+
+
+def _is_prepared(builder: Any) -> bool:
+    # `builder.is_prepared()` says the same, but logs a warning when it is False.
+    return (builder.data_path / "dataset_info.json").exists()
+
+
+def _prepared_builder(
+    info: DatasetInfo, data_dir: str | os.PathLike[str] | None, download: bool
+) -> Any:
+    import tensorflow_datasets as tfds
+
+    directory = _folder(data_dir) or _default_folder()
+    try:
+        builder = _builder(info, data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        # There is no code of that name, and no files either.
+        if info.manual is None:
+            raise ValueError(
+                f"data set {info.name!r} has no TFDS builder {info.tfds_name!r}:"
+                " import the module that defines it, or correct the entry in DATASETS"
+            ) from None
+        raise FileNotFoundError(_manual_message(info, directory)) from None
+    if _is_prepared(builder):
+        return builder
+    if info.embedded:
+        with _quiet():
+            _prepare(builder, info, directory)
+    elif info.manual is not None:
+        _prepare_manual(builder, info, directory)
+    elif download:
+        builder.download_and_prepare()
+    else:
+        argument = "" if data_dir is None else f", data_dir={directory!r}"
+        raise FileNotFoundError(
+            f"there is no data set {info.name!r} in {directory!r}: pass --download"
+            " (download=True),"
+            ' or run python -c "import tensorflow_datasets as tfds; tfds.builder('
+            f"'{info.tfds_name}'{argument}).download_and_prepare()\""
+        )
+    # A new one, since only a builder that finds the files reads their facts; the
+    # files may be another process's.
+    return _builder(info, data_dir)
+
+
+def _manual_message(info: DatasetInfo, directory: str) -> str:
+    instructions = (info.manual or "").format(directory=directory)
+    return (
+        f"there is no data set {info.name!r} in {directory!r}, and nothing can download"
+        f" it: {instructions}"
+    )
+
+
+def _prepare(builder: Any, info: DatasetInfo, directory: str, **options: Any) -> None:
+    """Writes a data set for which nothing is downloaded."""
+    try:
+        builder.download_and_prepare(**options)
+    except OSError as error:
+        # TFDS writes to a folder of its own and renames it at the end. Of two
+        # processes that do so at once, the later one fails, and all is well.
+        if not _is_prepared(builder):
+            raise OSError(
+                f"cannot write data set {info.name!r} to {directory!r} ({error}):"
+                " pass a data_dir that can be written"
+            ) from error
+
+
+def _prepare_manual(builder: Any, info: DatasetInfo, directory: str) -> None:
+    """Prepares CelebA-HQ, the one manual data set that has code."""
+    import tensorflow_datasets as tfds
+
+    from aef_tfp.data.celeba_hq import MANUAL_FOLDER
+    from aef_tfp.data.image_files import find_image_files
+
+    manual = Path(directory) / "downloads" / "manual"
+    folder = manual / MANUAL_FOLDER
+    if not folder.is_dir() or not find_image_files(folder)[0]:
+        raise FileNotFoundError(_manual_message(info, directory))
+    config = tfds.download.DownloadConfig(manual_dir=manual)
+    _prepare(builder, info, directory, download_config=config)
+
+
+def _partition_notes(builder: Any) -> list[str]:
+    """Says which partition of CelebA-HQ was prepared.
+
+    Raises:
+        ValueError: If the lists of the original one were added after that.
+    """
+    partition = (builder.info.metadata or {}).get("partition")
+    if partition is None:
+        return []
+    if partition == "original":
+        return ["the splits are the original partition of CelebA"]
+    from aef_tfp.data.celeba_hq import MANUAL_FOLDER, has_partition_lists
+
+    root = Path(builder.data_path).parents[2]
+    folder = root / "downloads" / "manual" / MANUAL_FOLDER
+    if has_partition_lists(folder):
+        raise ValueError(
+            f"'{builder.data_path}' was prepared without the lists of the original"
+            f" partition, which are in '{folder}' now: delete the former to prepare it"
+            " with them, or remove the lists"
+        )
+    return [
+        "the splits are not the original partition of CelebA, but 80, 10 and 10 % by"
+        f" number: for the original one, delete {builder.data_path} and add the lists"
+        f" to {folder}"
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what TFDS prints while it prepares data off the terminal."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    # TFDS has functions to switch its bars, none to ask whether they are on.
+    was_active = getattr(tqdm_utils, "_active", True)
+    tqdm_utils.display_progress_bar(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tqdm_utils.display_progress_bar(was_active)
+
+
+def _read(
+    builder: Any,
+    info: DatasetInfo,
+    split: str,
+    memory_limit: int | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> tuple[Split, str | None]:
+    """One split, and where it is if not in memory."""
+    facts = builder.info.splits[split]
+
+    def fill(out: np.ndarray) -> tuple[int, np.ndarray | None, Facts]:
+        labels, done = [], 0
+        for examples in _examples(builder, info, split).as_numpy_iterator():
+            images = examples["image"]
+            _check_images(images, info, split)
+            out[done : done + len(images)] = images
+            done += len(images)
+            if "label" in examples:
+                labels.append(examples["label"])
+        return done, np.concatenate(labels) if labels else None, {}
+
+    decoded = decode_once(
+        info.name,
+        (facts.num_examples, *info.image_shape),
+        fill,
+        key=[
+            builder.info.full_name,
+            os.fspath(builder.data_path),
+            split,
+            [(os.fspath(path), *_state(path)) for path in sorted(facts.filepaths)],
+            [info.num_levels, info.crop, info.transpose],
+        ],
+        memory_limit=memory_limit,
+        cache_dir=cache_dir,
+    )
+    return Split(images=decoded.images, labels=decoded.labels), decoded.note
+
+
+def _state(path: Any) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+def _examples(builder: Any, info: DatasetInfo, split: str) -> Any:
+    """Batches of a split in the order of the files."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    config = tfds.ReadConfig(
+        # One file after the other: the order is that of the files, always.
+        interleave_cycle_length=1,
+        # The whole split is read once; a cache would be a second copy of it.
+        try_autocache=False,
+    )
+    dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
+    _check_crop(dataset.element_spec["image"].shape, info, split)
+
+    def select(example: Any) -> Any:
+        image = example["image"]
+        if info.crop is not None:
+            image = tf.image.crop_to_bounding_box(image, *info.crop)
+            size = info.image_shape[:2]
+            if info.transpose:
+                size = size[::-1]
+            # Bicubic interpolation goes beyond the values it is between.
+            image = tf.image.resize(image, size, "bicubic", antialias=True)
+            image = tf.saturate_cast(tf.round(image), tf.uint8)
+        if info.transpose:
+            image = tf.transpose(image, [1, 0, 2])
+        chosen = {"image": image}
+        if "label" in example:
+            chosen["label"] = example["label"]
+        return chosen
+
+    dataset = dataset.map(select, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(_CHUNK).prefetch(2)
+
+
+def _check_crop(stored: Any, info: DatasetInfo, split: str) -> None:
+    """Raises a ValueError if the part to cut out is not within the stored images."""
+    if info.crop is None or not stored.is_fully_defined():
+        return
+    top, left, height, width = info.crop
+    if top + height > stored[0] or left + width > stored[1]:
+        raise ValueError(
+            f"data set {info.name!r} ({split}) has images of shape {tuple(stored)}, but"
+            f" its entry in DATASETS crops {height} x {width} pixels from row {top} and"
+            f" column {left}: correct the entry or the data"
+        )
+
+
+def _check_images(images: np.ndarray, info: DatasetInfo, split: str) -> None:
+    """Raises a ValueError unless the images are as the table of data sets says."""
+    if images.shape[1:] != info.image_shape or images.dtype != np.uint8:
+        raise ValueError(
+            f"data set {info.name!r} ({split}) has {images.dtype} images of shape"
+            f" {images.shape[1:]}, but its entry in DATASETS says uint8 of shape"
+            f" {info.image_shape}: correct the entry or the data"
+        )
+    # All bytes are below 256: those need not be looked at.
+    if info.num_levels < 256 and images.max(initial=0) >= info.num_levels:
+        raise ValueError(
+            f"data set {info.name!r} ({split}) has a pixel of value {images.max()},"
+            f" but its entry in DATASETS says {info.num_levels} levels, so at most"
+            f" {info.num_levels - 1}: correct the entry or the data"
+        )

@@ -1,0 +1,63 @@
+"""Warnings about networks that work, but not as their author expects."""
+
+import warnings
+import weakref
+from typing import Any
+
+import keras
+
+__all__ = ["warn_if_bounded", "warn_if_shared"]
+
+# The model that each network belongs to.
+_owners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+_BOUNDED = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softmax", "relu6")
+
+# Layers that leave the range of their input as it is.
+_RESHAPING = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Permute,
+    keras.layers.Cropping2D,
+)
+
+
+def warn_if_shared(role: str, network: Any, owner: Any) -> None:
+    """Warns if another model trains the same network, and notes the new owner.
+
+    Args:
+        role: What the message calls the network.
+        network: Keras layer or model.
+        owner: The model that it is part of now.
+    """
+    other = _owners.get(network, lambda: None)()
+    if other is not None and other is not owner:
+        warnings.warn(
+            f"This {role} is part of the model {other.name!r}, too: training one "
+            "changes the other. Build a new one, or use "
+            "keras.models.clone_model(network), unless that is meant.",
+            stacklevel=4,
+        )
+    _owners[network] = weakref.ref(owner)
+
+
+def warn_if_bounded(network: Any) -> None:
+    """Warns if a decoder's location of logits ends in a bounded activation.
+
+    Args:
+        network: Keras layer or model from latents to the location of events.
+    """
+    layer = network
+    while getattr(layer, "layers", None):
+        layer = next(
+            (one for one in reversed(layer.layers) if not isinstance(one, _RESHAPING)),
+            None,
+        )
+    name = getattr(getattr(layer, "activation", None), "__name__", "")
+    if name in _BOUNDED:
+        warnings.warn(
+            f"The decoder ends in {name}, but it predicts logits of pixels, which have "
+            "no bounds (the model maps them to [0, 1] itself); let it end in a linear "
+            "layer, activation=None.",
+            stacklevel=4,
+        )

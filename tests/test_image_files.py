@@ -1,0 +1,864 @@
+"""Images of one's own, in folders and NumPy files, and CelebA-HQ's files."""
+
+import itertools
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aef_tfp import data
+from aef_tfp.data import celeba_hq, folder
+from aef_tfp.data.image_files import read_image
+
+
+def one_line(message):
+    return "^" + re.escape(message) + "$"
+
+
+def all_images(splits):
+    return [splits.train.images, splits.validation.images, splits.test.images]
+
+
+def picture(rng, width, height, mode="RGB"):
+    """A smooth picture in which red grows to the right and green downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    pixels = np.stack([x, y, np.full_like(x, rng.integers(256))], -1)
+    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+
+
+def plain(value, size=(8, 8)):
+    """A picture of one colour or grey value."""
+    mode = "L" if isinstance(value, int) else "RGB"
+    return Image.new(mode, size, value)
+
+
+def numbered_folder(path, n=20):
+    """Grey images whose value is their number, in two levels of folders."""
+    for index in range(n):
+        file = path / ("even" if index % 2 == 0 else "odd/deep") / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plain(index).save(file)
+    return path
+
+
+# 500 mixed files.
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """500 PNG and JPEG files of several sizes and modes, of which two are bad."""
+    path = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(0)
+    sizes = [(22, 22), (40, 30), (30, 41), (64, 64), (90, 35)]
+    kinds = [
+        ("RGB", "png"),
+        ("RGB", "jpg"),
+        ("L", "png"),
+        ("L", "JPEG"),
+        ("RGBA", "png"),
+        ("P", "png"),
+        ("CMYK", "jpg"),
+        ("LA", "PNG"),
+        ("1", "png"),
+    ]
+    for index in range(500):
+        mode, ending = kinds[index % len(kinds)]
+        image = picture(rng, *sizes[index % len(sizes)], mode)
+        image.save(path / f"{index:03}.{ending}")
+    (path / "100.jpg").write_bytes((path / "100.jpg").read_bytes()[:-100])
+    (path / "200.png").write_text("This is no image.\n")
+    (path / "readme.txt").write_text("Nor is this.\n")
+    (path / ".hidden.png").write_text("Nor this.\n")
+    assert len([p for p in path.iterdir() if p.name[0].isdigit()]) == 500
+    return path
+
+
+_BAD = "100.jpg (image file is truncated {}), 200.png (no image of a known format)"
+
+
+def test_bad_files_are_named_together(mixed):
+    message = (
+        f"2 of 500 image files are unreadable in '{mixed}': {_BAD}: repair or remove"
+        " them, or pass --skip-unreadable (skip_unreadable=True)"
+    )
+    pattern = one_line(message).replace(re.escape("{}"), r"\([^()]*\)")
+    with pytest.raises(ValueError, match=pattern):
+        data.load_splits("folder", mixed)
+
+
+def test_mixed_files_become_equal_images(mixed):
+    splits = data.load_splits("folder", mixed, skip_unreadable=True)
+    assert [len(i) for i in all_images(splits)] == [398, 50, 50]
+    for images in all_images(splits):
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (20, 20, 3)
+    size, skipped, drawn = splits.notes
+    assert size == (
+        "499 image files, 22 to 90 pixels wide and 22 to 64 high, become 20 x 20 (the"
+        " smallest side of all, 22, rounded down to a multiple of 4, at most 64;"
+        " --image-size sets another) with 3 channels"
+    )
+    pattern = re.escape(
+        f"2 of 500 image files are unreadable and were skipped: {_BAD}"
+    ).replace(re.escape("{}"), r"\([^()]*\)")
+    assert re.fullmatch(pattern, skipped)
+    assert (
+        drawn == "splits drawn by seed 3: 398 training, 50 validation, 50 test images"
+    )
+    info = splits.info
+    assert (info.name, info.image_shape, info.logit_lambda) == (
+        "folder",
+        (20, 20, 3),
+        0.05,
+    )
+    # All modes: right is redder (or, of grey ones, lighter) than left.
+    images = np.concatenate(all_images(splits)).astype(float)
+    red = images[:, :, :, 0].mean(axis=1)
+    assert np.all(red[:, -4:].mean(axis=1) > red[:, :4].mean(axis=1) + 20)
+
+
+def test_mixed_files_train(mixed):
+    import keras
+
+    from aef_tfp import ExpandedAEF
+
+    splits = data.load_splits("folder", mixed, image_size=8, skip_unreadable=True)
+    assert splits.train.images.shape == (398, 8, 8, 3)
+    model = ExpandedAEF(
+        splits.info.image_shape,
+        4,
+        encoder="dense",
+        decoder="dense",
+        core_flow="none",
+        prior_flow="none",
+        num_levels=splits.info.num_levels,
+        logit_lambda=splits.info.logit_lambda,
+    )
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(
+        data.training_batches(splits.train.images, 32, seed=1, flips=True),
+        steps_per_epoch=10,
+        epochs=3,
+        validation_data=data.evaluation_batches(splits.validation.images, 32),
+        verbose=0,
+    )
+    losses = history.history["val_loss"]
+    assert np.all(np.isfinite(losses))
+    assert losses[-1] < losses[0]
+
+
+def test_splits_are_the_same_in_any_file_system(mixed, tmp_path, monkeypatch):
+    one = data.load_splits("folder", mixed, skip_unreadable=True)
+    # Written in another order, without the bad ones, and listed backwards.
+    for file in sorted(mixed.iterdir(), reverse=True):
+        if file.name not in ("100.jpg", "200.png"):
+            shutil.copy(file, tmp_path / file.name)
+    original = folder.os.walk
+
+    def backwards(path):
+        for root, directories, names in original(path):
+            yield root, directories, sorted(names, reverse=True)
+
+    monkeypatch.setattr(folder.os, "walk", backwards)
+    two = data.load_splits("folder", tmp_path)
+    for images, others in zip(all_images(one), all_images(two), strict=True):
+        np.testing.assert_array_equal(images, others)
+
+
+def test_too_large_for_memory_they_are_the_same(mixed, tmp_path, monkeypatch):
+    arguments = {"image_size": 8, "skip_unreadable": True, "cache_dir": tmp_path}
+    one = data.load_splits("folder", mixed, **arguments)
+    assert list(tmp_path.iterdir()) == []
+    two = data.load_splits("folder", mixed, memory_limit=1000, **arguments)
+    (entry,) = tmp_path.iterdir()
+    note = (
+        "folder: 95.8 kB of decoded images exceed the memory limit of 1.0 kB: {} "
+        f"{entry}, which may be deleted"
+    )
+    assert two.notes == (*one.notes, note.format("cached in"))
+    monkeypatch.setattr(folder, "read_image", pytest.fail)
+    three = data.load_splits("folder", mixed, memory_limit=1000, **arguments)
+    assert three.notes == (*one.notes, note.format("read from the cache"))
+    for images, others, again in zip(*map(all_images, (one, two, three)), strict=True):
+        assert isinstance(others, np.memmap)
+        assert isinstance(again, np.memmap)
+        np.testing.assert_array_equal(images, others)
+        np.testing.assert_array_equal(images, again)
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path):
+    path = numbered_folder(tmp_path / "images")
+    arguments = {"memory_limit": 0, "cache_dir": tmp_path / "cache"}
+    data.load_splits("folder", path, **arguments)
+    plain(99).save(path / "even" / "0.png", compress_level=0)
+    splits = data.load_splits("folder", path, **arguments)
+    values = np.concatenate([i[:, 0, 0, 0] for i in all_images(splits)])
+    assert sorted(values) == [*range(1, 20), 99]
+    # Neither another seed nor the permission to skip is served from there.
+    data.load_splits("folder", path, seed=4, **arguments)
+    (path / "bad.png").touch()
+    data.load_splits("folder", path, skip_unreadable=True, **arguments)
+    with pytest.raises(ValueError, match=r"bad\.png \(no image of a known format\)"):
+        data.load_splits("folder", path, **arguments)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+# What the seed draws.
+
+
+def test_every_file_is_in_one_split_that_the_seed_draws(tmp_path):
+    path = numbered_folder(tmp_path, 40)
+    drawn = {}
+    for seed in range(5):
+        splits = data.load_splits("folder", path, seed=seed)
+        assert splits.info.image_shape == (8, 8, 1)
+        assert splits.info.logit_lambda == 1e-6
+        order = [i[:, 0, 0, 0].tolist() for i in all_images(splits)]
+        assert [len(part) for part in order] == [32, 4, 4]
+        assert sorted(itertools.chain(*order)) == list(range(40))
+        drawn[seed] = order
+    tests = {tuple(sorted(order[2])) for order in drawn.values()}
+    assert len(tests) == 5
+    # The same with every version: a resumed run must not train on its test images.
+    assert drawn[0][2] == [16, 18, 13, 11]
+
+
+def test_accents_are_the_same_in_any_file_system():
+    composed = [f"caf\u00e9 {i}.png" for i in range(9)]
+    apart = [f"cafe\u0301 {i}.png" for i in range(9)]
+    drawn = folder._drawn_order(composed, 1)
+    assert drawn != composed
+    decomposed = folder._drawn_order(apart, 1)
+    assert [name[-5] for name in decomposed] == [name[-5] for name in drawn]
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [(3, (1, 1, 1)), (9, (7, 1, 1)), (15, (11, 2, 2)), (100, (80, 10, 10))],
+)
+def test_sizes_of_splits(n, sizes):
+    assert folder.split_sizes(n, "here") == sizes
+
+
+# Sizes and channels.
+
+
+def test_the_inferred_size_has_limits(tmp_path):
+    for index in range(3):
+        plain(index, (300, 200)).save(tmp_path / f"{index}.png")
+    assert data.load_splits("folder", tmp_path).info.image_shape == (64, 64, 1)
+    splits = data.load_splits("folder", tmp_path, image_size=66)
+    assert splits.info.image_shape == (66, 66, 1)
+    assert splits.notes[0] == (
+        "3 image files, 300 to 300 pixels wide and 200 to 200 high, become 66 x 66 with"
+        " 1 channel"
+    )
+    plain(9, (80, 3)).save(tmp_path / "small.png")
+    message = (
+        "the smallest image has a side of 3 pixels: pass --image-size (image_size=...),"
+        " at least 4"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder", tmp_path)
+    splits = data.load_splits("folder", tmp_path, image_size=8)
+    assert splits.notes[0].endswith("become 8 x 8 (1 of them enlarged) with 1 channel")
+
+
+def test_channels_are_those_of_the_images(tmp_path):
+    numbered_folder(tmp_path)
+    message = (
+        "channels is 3, but all 20 images are grey: pass --channels 1 (channels=1) or"
+        " leave it out"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder", tmp_path, channels=3)
+    plain((200, 10, 30)).save(tmp_path / "colour.png")
+    assert data.load_splits("folder", tmp_path).info.image_shape == (8, 8, 3)
+    assert data.load_splits("folder", tmp_path, channels=3).train.images.shape[3] == 3
+    grey = data.load_splits("folder", tmp_path, channels=1)
+    assert grey.info.image_shape == (8, 8, 1)
+    assert grey.info.logit_lambda == 1e-6
+    assert max(i.max() for i in all_images(grey)) == round(
+        0.299 * 200 + 0.587 * 10 + 0.114 * 30
+    )
+
+
+def test_folders_without_images(tmp_path):
+    message = (
+        "there are no images in '{}'{}: pass a folder with files that end in .png,"
+        " .jpg, .jpeg, .bmp, .gif, .webp"
+    )
+    with pytest.raises(FileNotFoundError, match=one_line(message.format(tmp_path, ""))):
+        data.load_splits("folder", tmp_path)
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "a.tif").touch()
+    found = ", but 2 other files, such as 'a.tif'"
+    with pytest.raises(
+        FileNotFoundError, match=one_line(message.format(tmp_path, found))
+    ):
+        data.load_splits("folder", tmp_path)
+    none = tmp_path / "none"
+    message = (
+        f"there is no folder '{none}': pass the folder of your image files with"
+        " --data-dir (data_dir=...)"
+    )
+    with pytest.raises(FileNotFoundError, match=one_line(message)):
+        data.load_splits("folder", none)
+    message = (
+        "data set 'folder' needs a place: pass your folder of images with --data-dir"
+        " (data_dir=...)"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder")
+
+
+def test_folders_with_too_few_readable_images(tmp_path):
+    for index in range(2):
+        plain(index).save(tmp_path / f"{index}.png")
+    few = (
+        f"'{tmp_path}' holds 2 readable images: there must be at least 3, one each for"
+        " training, validation and test"
+    )
+    with pytest.raises(ValueError, match=one_line(few)):
+        data.load_splits("folder", tmp_path)
+    (tmp_path / "2.png").touch()
+    with pytest.raises(ValueError, match=one_line(few)):
+        data.load_splits("folder", tmp_path, skip_unreadable=True)
+    (tmp_path / "0.png").write_bytes(b"")
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(
+        ValueError,
+        match=rf"^none of the 3 image files in '{tmp_path}' is readable: 0\.png"
+        r" \(no image of a known format\), 1\.png \(.+\), 2\.png \(.+\)$",
+    ):
+        data.load_splits("folder", tmp_path, skip_unreadable=True)
+
+
+def test_files_that_cannot_be_opened_are_unreadable_too(tmp_path):
+    numbered_folder(tmp_path)
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    message = (
+        f"1 of 21 image files is unreadable in '{tmp_path}': lost.png (No such file or"
+        " directory): repair or remove them, or pass --skip-unreadable"
+        " (skip_unreadable=True)"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder", tmp_path)
+    assert len(data.load_splits("folder", tmp_path, skip_unreadable=True).train) == 16
+
+
+def test_many_bad_files_are_counted(tmp_path):
+    numbered_folder(tmp_path, 4)
+    for index in range(15):
+        (tmp_path / f"bad{index:02}.png").touch()
+    with pytest.raises(
+        ValueError, match=r"^15 of 19 .* bad09\.png \([^()]*\), and 5 more:"
+    ):
+        data.load_splits("folder", tmp_path)
+
+
+def test_a_format_is_known_by_its_bytes_and_among_a_few(tmp_path):
+    numbered_folder(tmp_path)
+    plain(7).save(tmp_path / "even" / "0.png", format="webp", lossless=True)
+    plain(7).save(tmp_path / "even" / "2.png", format="bmp")
+    assert len(data.load_splits("folder", tmp_path).train) == 16
+    # Pillow could read this one, but would start Ghostscript for it.
+    plain(7).save(tmp_path / "even" / "4.png", format="eps")
+    message = r"^1 of 20 image files is unreadable .* even/4\.png \(no image of a known"
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("folder", tmp_path)
+
+
+# One image file.
+
+
+def read(tmp_path, image, name="image.png", shape=(6, 4, 3), **options):
+    image.save(tmp_path / name, **options)
+    return read_image(tmp_path / name, *shape)
+
+
+def test_an_image_of_the_wanted_size_is_not_touched(tmp_path, rng):
+    pixels = rng.integers(0, 256, [6, 4, 3], np.uint8)
+    for name in ("a.png", "a.bmp"):
+        found = read(tmp_path, Image.fromarray(pixels), name)
+        np.testing.assert_array_equal(found, pixels)
+
+
+def test_the_central_part_is_taken(tmp_path):
+    pixels = np.zeros([8, 20, 3], np.uint8)
+    pixels[:, 6:14] = 255  # what a square takes
+    found = read(tmp_path, Image.fromarray(pixels), shape=(8, 8, 3))
+    assert np.all(found == 255)
+    found = read(tmp_path, Image.fromarray(pixels.transpose(1, 0, 2)), shape=(4, 4, 3))
+    assert np.all(found == 255)
+
+
+def test_resizing_is_antialiased(tmp_path):
+    lines = np.tile(np.array([0, 255], np.uint8), [64, 32])
+    found = read(tmp_path, Image.fromarray(lines), shape=(16, 16, 1)).astype(int)
+    # Between the borders every second line taken would be black, or white.
+    assert np.all(np.abs(found[:, 1:-1] - 127.5) < 3)
+
+
+def test_transparency_is_white(tmp_path):
+    red = Image.new("RGBA", (4, 6), (255, 0, 0, 0))
+    red.paste((255, 0, 0, 255), (0, 0, 4, 2))
+    red.paste((0, 0, 0, 51), (0, 4, 4, 6))
+    found = read(tmp_path, red)
+    np.testing.assert_array_equal(found[:2], np.tile(np.uint8([255, 0, 0]), [2, 4, 1]))
+    np.testing.assert_array_equal(found[2:4], np.full([2, 4, 3], 255))
+    np.testing.assert_array_equal(found[4:], np.full([2, 4, 3], 204))
+    grey = Image.new("LA", (4, 6), (10, 0))
+    np.testing.assert_array_equal(read(tmp_path, grey, shape=(6, 4, 1)), 255)
+    # A colour of a palette, or of all, that stands for nothing.
+    palette = Image.new("P", (4, 6), 1)
+    palette.putpalette([0, 0, 0, 9, 8, 7])
+    assert read(tmp_path, palette)[0, 0].tolist() == [9, 8, 7]
+    assert read(tmp_path, palette, transparency=1)[0, 0].tolist() == [255] * 3
+    found = read(tmp_path, plain((1, 2, 3), (4, 6)), transparency=(1, 2, 3))
+    assert found[0, 0].tolist() == [255] * 3
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    values = np.array([0, 128, 129, 257, 65535 - 129, 65535 - 128], np.uint16)
+    pixels = np.tile(values, [6, 1])
+    found = read(tmp_path, Image.fromarray(pixels), shape=(6, 6, 1))
+    np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 1, 254, 255])
+    found = read(tmp_path, Image.fromarray(pixels), shape=(6, 6, 3))
+    np.testing.assert_array_equal(found[0, :, 2], [0, 0, 1, 1, 254, 255])
+
+
+def test_cmyk_and_orientation_of_jpeg(tmp_path):
+    blue = Image.new("CMYK", (4, 6), (255, 255, 0, 0))
+    found = read(tmp_path, blue, "a.jpg", quality=95)
+    assert np.abs(found.astype(int) - [0, 0, 255]).max() < 12
+    # The camera lay on its side: what is stored left belongs on top.
+    pixels = np.zeros([64, 96], np.uint8)
+    pixels[:, :48] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(pixels)
+    found = read(tmp_path, image, "b.jpg", (12, 8, 1), quality=95, exif=exif)
+    assert np.all(found[:5] > 240)
+    assert np.all(found[7:] < 15)
+
+
+@pytest.mark.parametrize(("side", "to"), [(1024, 32), (256, 64), (130, 64)])
+def test_a_large_jpeg_is_the_same_image(tmp_path, rng, side, to):
+    # It is decoded at a fraction of its size, but never at less than what is wanted.
+    small = rng.integers(0, 256, [to // 2, to // 2, 3], np.uint8)
+    image = Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
+    png = read(tmp_path, image, shape=(to, to, 3)).astype(int)
+    jpeg = read(tmp_path, image, "a.jpg", (to, to, 3), quality=95, subsampling=0)
+    assert np.abs(png - jpeg).mean() < 2
+
+
+def test_gif_and_webp(tmp_path):
+    frames = [plain((0, 0, 255), (4, 6)), plain((255, 0, 0), (4, 6))]
+    found = read(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert found[0, 0].tolist() == [0, 0, 255]
+    found = read(tmp_path, frames[0], "a.webp", lossless=True)
+    assert found[0, 0].tolist() == [0, 0, 255]
+
+
+# NumPy files.
+
+
+def numbered(n, shape=(8, 8)):
+    return np.arange(n, dtype=np.uint8).reshape(n, *[1] * len(shape)) * np.ones(
+        shape, np.uint8
+    )
+
+
+def test_one_array_is_split_by_the_seed(tmp_path):
+    file = tmp_path / "faces.npz"
+    np.savez_compressed(file, images=numbered(40), labels=np.arange(40, dtype=np.uint8))
+    drawn = []
+    for seed in (0, 0, 1):
+        splits = data.load_splits("npz", file, seed=seed)
+        assert splits.info.image_shape == (8, 8, 1)
+        assert splits.info.logit_lambda == 1e-6
+        assert splits.notes == (
+            f"splits drawn by seed {seed}: 32 training, 4 validation, 4 test images",
+        )
+        for split in (splits.train, splits.validation, splits.test):
+            assert split.labels.dtype == np.int64
+            np.testing.assert_array_equal(split.images[:, 3, 3, 0], split.labels)
+        drawn.append([images[:, 0, 0, 0].tolist() for images in all_images(splits)])
+        assert sorted(itertools.chain(*drawn[-1])) == list(range(40))
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert drawn[0][2] == [29, 33, 15, 31]
+    # A folder that holds this file alone.
+    (tmp_path / "notes.txt").touch()
+    again = data.load_splits("npz", tmp_path, seed=1)
+    assert again.train.images[:, 0, 0, 0].tolist() == drawn[2][0]
+
+
+def test_given_splits_are_taken(tmp_path):
+    file = tmp_path / "a.npz"
+    arrays = {"train": numbered(20), "test": 100 + numbered(5)}
+    np.savez(file, validation=50 + numbered(3), **arrays, test_labels=np.arange(5))
+    splits = data.load_splits("npz", file)
+    found = [images[:, 0, 0, 0].tolist() for images in all_images(splits)]
+    assert found == [list(range(20)), [50, 51, 52], list(range(100, 105))]
+    assert splits.notes == (f"splits as given in '{file}'",)
+    assert splits.train.labels is None
+    assert splits.test.labels.tolist() == list(range(5))
+
+    np.savez(file, **arrays)
+    splits = data.load_splits("npz", file, seed=1)
+    train, validation, test = (i[:, 0, 0, 0].tolist() for i in all_images(splits))
+    assert sorted(train + validation) == list(range(20))
+    assert (len(validation), test) == (2, list(range(100, 105)))
+    assert splits.notes == ("2 of 20 training images, drawn by seed 1, validate",)
+
+
+def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
+    file = tmp_path / "a.npz"
+    images = rng.integers(0, 256, [2500, 4, 5, 3], np.uint8)
+    images[:, 0, 0, 0] = np.arange(2500) // 256
+    images[:, 0, 0, 1] = np.arange(2500) % 256
+    for array in (images, np.asfortranarray(images)):
+        np.savez(file, images=array)
+        splits = data.load_splits("npz", file)
+        assert splits.info.image_shape == (4, 5, 3)
+        assert splits.info.logit_lambda == 0.05
+        together = np.concatenate(all_images(splits))
+        index = 256 * together[:, 0, 0, 0].astype(int) + together[:, 0, 0, 1]
+        assert len(set(index)) == 2500
+        np.testing.assert_array_equal(together, images[index])
+    arguments = {"memory_limit": 20_000, "cache_dir": tmp_path / "cache"}
+    mapped = data.load_splits("npz", file, **arguments)
+    for one, two in zip(all_images(splits), all_images(mapped), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert isinstance(mapped.train.images, np.memmap)
+    assert not isinstance(mapped.test.images, np.memmap)
+    assert mapped.notes[1].startswith(
+        "npz-train: 120.0 kB of decoded images exceed the memory limit of 20.0 kB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"images": np.zeros([5, 8, 8])},
+            "array 'images' of '{}' is float64; images must be uint8, 0 to 255: of"
+            " floats in [0, 1] save np.round(255 * images).astype('uint8')",
+        ),
+        (
+            {"images": np.array([{}, {}])},
+            "array 'images' of '{}' is object; images must be uint8, 0 to 255: of"
+            " floats in [0, 1] save np.round(255 * images).astype('uint8')",
+        ),
+        (
+            {"images": np.zeros([5, 3, 8, 8], np.uint8)},
+            "array 'images' of '{}' has shape (5, 3, 8, 8); images must be [n, H, W],"
+            " [n, H, W, 1] or [n, H, W, 3]: reshape or transpose it",
+        ),
+        (
+            {"images": np.zeros([5, 8, 8, 4], np.uint8)},
+            "array 'images' of '{}' has shape (5, 8, 8, 4); images must be [n, H, W],"
+            " [n, H, W, 1] or [n, H, W, 3]: reshape or transpose it",
+        ),
+        (
+            {"x": numbered(5), "train": numbered(5)},
+            "'{}' has the arrays train, x; they must be images; or train, test; or"
+            " train, validation, test (and labels; or train_labels, ...): write it with"
+            " np.savez and these names",
+        ),
+        (
+            {"images": numbered(5), "train_labels": np.arange(5)},
+            "'{}' has labels train_labels without images; the arrays must be images; or"
+            " train, test; or train, validation, test (and labels; or train_labels,"
+            " ...): rename or remove them",
+        ),
+        (
+            {"images": numbered(5), "labels": np.arange(4)},
+            "array 'labels' is int64 of shape (4,); labels must be integers of shape"
+            " (5,), one for each image of 'images': correct or remove them",
+        ),
+        (
+            {"train": numbered(5), "test": numbered(5, (8, 9))},
+            "the images in '{}' differ in shape (test (8, 9, 1), train (8, 8, 1)): make"
+            " them equal",
+        ),
+        (
+            {"images": numbered(2)},
+            "'{}' holds 2 readable images: there must be at least 3, one each for"
+            " training, validation and test",
+        ),
+        (
+            {"train": numbered(1), "test": numbered(1)},
+            "array 'train' of '{}' holds 1 image: there must be at least 2, one of them"
+            " for validation",
+        ),
+    ],
+)
+def test_numpy_files_that_do_not_serve(tmp_path, arrays, message):
+    file = tmp_path / "a.npz"
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match=one_line(message.format(file))):
+        data.load_splits("npz", file)
+
+
+def test_sizes_and_channels_that_a_numpy_file_does_not_have(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(file, images=numbered(5))
+    message = (
+        f"image_size is 16, but '{file}' has images of 8 x 8, which are taken as they"
+        " are: leave it out, or resize the images before you save them"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("npz", file, image_size=16)
+    message = f"channels is 3, but the images in '{file}' have 1: leave it out"
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("npz", file, channels=3)
+    assert len(data.load_splits("npz", file, image_size=8, channels=1).train) == 3
+
+
+def test_files_that_are_no_numpy_files_of_arrays(tmp_path):
+    with pytest.raises(
+        FileNotFoundError,
+        match=one_line(
+            f"'{tmp_path}' holds 0 .npz files (none), not exactly one: pass the file"
+            " itself with --data-dir (data_dir=...)"
+        ),
+    ):
+        data.load_splits("npz", tmp_path)
+    file = tmp_path / "a.npz"
+    with pytest.raises(FileNotFoundError, match=f"^there is no file '{file}': pass"):
+        data.load_splits("npz", file)
+    file.write_text("no zip")
+    message = f"^'{file}' is no NumPy file of several arrays \\(.*\\): write it with np"
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("npz", file)
+    np.save(tmp_path / "b.npy", numbered(5))
+    with pytest.raises(ValueError, match=r"^'.*b\.npy' holds a single array without"):
+        data.load_splits("npz", tmp_path / "b.npy")
+    (tmp_path / "c.npz").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"holds 2 \.npz files \(a\.npz, c\.npz\), not exactly"
+    ):
+        data.load_splits("npz", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^data set 'npz' needs a place: pass your \.npz"
+    ):
+        data.load_splits("npz")
+
+
+# CelebA-HQ.
+
+
+@pytest.fixture
+def faces(tmp_path, monkeypatch):
+    """20 images in place of 30,000, whose grey value is ten times their number."""
+    monkeypatch.setattr(celeba_hq, "_NUM_IMAGES", 20)
+    manual = tmp_path / "downloads" / "manual" / "celeba_hq"
+    for index in range(20):
+        file = manual / "CelebA-HQ-img" / f"{index}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plain((10 * index,) * 3, (80, 80)).save(file, quality=95)
+    return manual
+
+
+def write_lists(manual, mapping="CelebA-HQ-to-CelebA-mapping.txt"):
+    """The original partition: image 0, 5, ... for test, 4, 8, ... for validation."""
+    lines = ["idx   orig_idx   orig_file"]
+    lines += [f"{i}   {99 - i}   {99 - i:06}.jpg" for i in range(20)]
+    (manual / mapping).write_text("\n".join(lines) + "\n")
+    places = {i: 2 if i % 5 == 0 else 1 if i % 4 == 0 else 0 for i in range(20)}
+    lines = [f"{99 - i:06}.jpg {places[i]}" for i in reversed(range(20))]
+    lines.append("000100.jpg 0")  # CelebA has more images.
+    (manual / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    return [[i for i in range(20) if places[i] == place] for place in range(3)]
+
+
+def face_numbers(splits):
+    return [
+        sorted(round(image.mean() / 10) for image in images)
+        for images in all_images(splits)
+    ]
+
+
+def test_celeba_hq_without_lists_is_split_by_number(faces, tmp_path, capfd):
+    splits = data.load_splits("celebahq32", tmp_path)
+    assert face_numbers(splits) == [list(range(16)), [16, 17], [18, 19]]
+    assert splits.train.images.shape == (16, 32, 32, 3)
+    assert splits.notes == (
+        "the splits are not the original partition of CelebA, but 80, 10 and 10 % by"
+        f" number: for the original one, delete {tmp_path}/celeba_hq/32/1.0.0 and add"
+        f" the lists to {faces}",
+    )
+    capfd.readouterr()
+    assert face_numbers(data.load_splits("celebahq32", tmp_path)) == [
+        list(range(16)),
+        [16, 17],
+        [18, 19],
+    ]
+    assert capfd.readouterr() == ("", "")
+    write_lists(faces)
+    message = (
+        f"'{tmp_path}/celeba_hq/32/1.0.0' was prepared without the lists of the"
+        f" original partition, which are in '{faces}' now: delete the former to prepare"
+        " it with them, or remove the lists"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("celebahq32", tmp_path)
+    assert data.load_splits("celebahq64", tmp_path).notes == (
+        "the splits are the original partition of CelebA",
+    )
+
+
+@pytest.mark.parametrize(
+    "mapping", ["CelebA-HQ-to-CelebA-mapping.txt", "image_list.txt"]
+)
+def test_celeba_hq_with_lists_has_the_original_partition(faces, tmp_path, mapping):
+    expected = write_lists(faces, mapping)
+    splits = data.load_splits("celebahq64", tmp_path)
+    assert face_numbers(splits) == expected
+    assert splits.train.images.shape[1:] == (64, 64, 3)
+    assert splits.notes == ("the splits are the original partition of CelebA",)
+    # The prepared data set needs neither images nor lists.
+    shutil.rmtree(tmp_path / "downloads")
+    assert face_numbers(data.load_splits("celebahq64", tmp_path)) == expected
+
+
+def test_celeba_hq_numbered_from_one_with_zeros(faces, tmp_path):
+    expected = write_lists(faces)
+    images = faces / "CelebA-HQ-img"
+    for index in reversed(range(20)):
+        (images / f"{index}.jpg").rename(images / f"img{index + 1:08}.jpg")
+    assert face_numbers(data.load_splits("celebahq32", tmp_path)) == expected
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_missing_files_of_celeba_hq(tmp_path, download):
+    message = (
+        f"there is no data set 'celebahq64' in '{tmp_path}', and nothing can download"
+        " it: put the 30,000 image files of CelebA-HQ (0.jpg to 29999.jpg of"
+        " CelebAMask-HQ, https://github.com/switchablenorms/CelebAMask-HQ, or any"
+        " others whose names number them in this order) into"
+        f" {tmp_path}/downloads/manual/celeba_hq, and for the original partition"
+        " CelebA-HQ-to-CelebA-mapping.txt (from there, too) and list_eval_partition.txt"
+        " (from CelebA, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) beside them"
+    )
+    with pytest.raises(FileNotFoundError, match=one_line(message)):
+        data.load_splits("celebahq64", tmp_path, download=download)
+    assert list(tmp_path.iterdir()) == []
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def spoil_number(manual):
+    (manual / "CelebA-HQ-img" / "7.jpg").unlink()
+    return (
+        f"'{manual}' has 19 images, not the 20 of CelebA-HQ; the first number missing"
+        " is 7: add what is missing, remove what does not belong"
+    )
+
+
+def spoil_double(manual):
+    plain(3).save(manual / "7.png")
+    return (
+        f"'{manual}' has two images of number 7, 7.png and CelebA-HQ-img/7.jpg: keep"
+        " one copy of the images"
+    )
+
+
+def spoil_name(manual):
+    plain(3).save(manual / "face.png")
+    return (
+        f"'{manual}/face.png' has no number in its name: remove it, or name it as"
+        " CelebA-HQ does"
+    )
+
+
+def spoil_image(manual):
+    (manual / "CelebA-HQ-img" / "7.jpg").write_text("no image")
+    return (
+        f"cannot read '{manual}/CelebA-HQ-img/7.jpg' (no image of a known format):"
+        " fetch it again"
+    )
+
+
+def spoil_mapping(manual):
+    edit(manual / "CelebA-HQ-to-CelebA-mapping.txt", "\n12   87   000087.jpg", "")
+    return (
+        f"'{manual}/CelebA-HQ-to-CelebA-mapping.txt' does not match the images: it has"
+        " no image 12 (CelebA-HQ-img/12.jpg): fetch the list again, or remove both"
+        " lists"
+    )
+
+
+def spoil_surplus(manual):
+    edit(manual / "CelebA-HQ-to-CelebA-mapping.txt", "19   80   ", "19 80 9\n20 79 ")
+    edit(manual / "list_eval_partition.txt", "000080.jpg", "9")
+    return (
+        f"'{manual}/CelebA-HQ-to-CelebA-mapping.txt' does not match the images: there"
+        " is none for its number 20: fetch the list again, or remove both lists"
+    )
+
+
+def spoil_partition(manual):
+    edit(manual / "list_eval_partition.txt", "000087.jpg 1\n", "")
+    return (
+        f"'{manual}/list_eval_partition.txt' does not match"
+        " 'CelebA-HQ-to-CelebA-mapping.txt': it has no '000087.jpg', which is image 12"
+        " (CelebA-HQ-img/12.jpg): fetch the lists again, or remove both"
+    )
+
+
+def spoil_place(manual):
+    edit(manual / "list_eval_partition.txt", "000098.jpg 0", "000098.jpg 3")
+    return (
+        f"line 19 of '{manual}/list_eval_partition.txt' is '000098.jpg 3', not a file"
+        " and 0, 1 or 2: fetch the list again"
+    )
+
+
+def spoil_line(manual):
+    edit(manual / "CelebA-HQ-to-CelebA-mapping.txt", "12   87   000087.jpg", "12 87")
+    return (
+        f"line 14 of '{manual}/CelebA-HQ-to-CelebA-mapping.txt' is '12 87', not a"
+        " number, a number in CelebA and a file in CelebA: fetch the list again"
+    )
+
+
+def spoil_pair(manual):
+    (manual / "list_eval_partition.txt").unlink()
+    return (
+        f"'{manual}' has CelebA-HQ-to-CelebA-mapping.txt but not"
+        " list_eval_partition.txt; the original partition takes both: add it, or remove"
+        " the first for a partition by number"
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_number,
+        spoil_double,
+        spoil_name,
+        spoil_image,
+        spoil_mapping,
+        spoil_surplus,
+        spoil_partition,
+        spoil_place,
+        spoil_line,
+        spoil_pair,
+    ],
+)
+def test_files_of_celeba_hq_that_do_not_match(faces, tmp_path, spoil):
+    write_lists(faces)
+    message = spoil(faces)
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("celebahq32", tmp_path)
+    assert not (tmp_path / "celeba_hq" / "32" / "1.0.0").exists()
