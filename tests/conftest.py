@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; TensorFlow is set up before anything imports it."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +22,14 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected():
+    """Frees the graphs of a module's models, which refer to each other in circles."""
+    yield
+    keras.utils.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

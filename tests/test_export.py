@@ -14,6 +14,7 @@ from test_models import small_model
 from test_variational import vae
 
 from aef_tfp import flows
+from aef_tfp.config import RunConfig
 from aef_tfp.export import saved_model as saved_model_room
 from aef_tfp.models import (
     IWAE,
@@ -460,6 +461,7 @@ def test_the_command_exports_the_best_checkpoint(tmp_path, capsys):
     model = model_of(Autoencoder)
     run = tmp_path / "run"
     run.mkdir()
+    (run / "config.json").write_text(RunConfig().to_json())
     model.save(run / "best.keras")
     out = tmp_path / "out" / "1"
     assert export_command.main([str(run), str(out)]) == 0
@@ -474,7 +476,7 @@ def test_the_command_exports_the_best_checkpoint(tmp_path, capsys):
     assert export_command.main([str(run), str(out)]) == 1
     assert "nothing is overwritten" in capsys.readouterr().err
     assert export_command.main([str(tmp_path / "no"), str(tmp_path / "x")]) == 1
-    assert "best.keras" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err
     lite = tmp_path / "lite"
     assert export_command.main([str(run), str(lite), "--format", "litert"]) == 0
     assert "decode.tflite" in capsys.readouterr().out

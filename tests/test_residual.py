@@ -185,6 +185,16 @@ def test_an_autoencoder_of_that_name_has_no_scale():
     assert model.encoder.network.output_shape == (None, 4)
 
 
+@pytest.mark.parametrize(
+    ("decoder", "entries"),
+    [("conv", 4 * 4 * 64), ("residual", 8 * 8 * 16), ("dense", 256)],
+)
+def test_importance_sampling_knows_the_largest_layer(decoder, entries):
+    none = {"prior_flow": "none", "posterior_flow": "none"}
+    model = VAE((8, 8, 1), 16, encoder="dense", decoder=decoder, **none)
+    assert model._largest_decoder_layer == entries
+
+
 def test_mixed_precision_is_for_the_convolutions_only(digit_images):
     keras.utils.set_random_seed(1)
     none = {"prior_flow": "none", "posterior_flow": "none"}

@@ -1,6 +1,7 @@
 """The command line, and the run directory it writes."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,9 +13,13 @@ import pytest
 import tensorflow as tf
 
 from aef_tfp.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
+from aef_tfp.data import dataset_info
+from aef_tfp.pictures import save_png
+from aef_tfp.training import build_model
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
+import evaluate  # noqa: E402
 import run  # noqa: E402
 
 SMALL = [
@@ -289,6 +294,62 @@ def test_a_reader_who_leaves_gets_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout == "x"
     assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_becomes_a_run(tmp_path, capsys, rng):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(60):
+        image = rng.integers(0, 256, size=(9 + i % 5, 12, 3), dtype=np.uint8)
+        save_png(photos / f"{i}.png", image)
+    (photos / "text.png").write_text("no image")
+    run_dir = tmp_path / "run"
+    small = [f"--data-dir={photos}", f"--run-dir={run_dir}", *SMALL]
+    arguments = ["folder-vae-4", *small, "--iterations=4", "--num-marginal-images=4"]
+    arguments += ["--core-flow=none", "--prior-flow=none", "--num-samples=4"]
+    assert run.main(arguments) == 1
+    assert "text.png" in capsys.readouterr().err
+    assert not run_dir.exists()
+    assert run.main([*arguments, "--skip-unreadable"]) == 0
+    printed = capsys.readouterr().out
+    assert "text.png" in printed
+    assert "8 x 8" in printed
+    config = RunConfig.from_run(run_dir)
+    assert (config.dataset, config.networks) == ("folder", "conv")
+    # The same images once more, from the settings of the run alone.
+    numbers = ["--num-images=4", "--num-samples=4", f"--data-dir={photos}"]
+    assert evaluate.main([str(run_dir), *numbers]) == 0
+    assert "4 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("preset", "networks", "settings"),
+    [
+        ("celebahq64-aef-linear-128", "residual", (16, 1e-4, 1_000_000, 20_000)),
+        ("celebahq32-vae-256", "residual", (64, 1e-4, 1_000_000, 20_000)),
+        ("imagenet32-aef-linear-128", "residual", (16, 1e-4, 2_000_000, 100_000)),
+        ("emnist_letters-aef-corner-2", "conv", (128, 1e-3, 100_000, 0)),
+    ],
+)
+def test_presets_are_those_of_the_paper(preset, networks, settings):
+    config = get_preset(preset)
+    got = (config.batch_size, config.learning_rate, config.iterations, config.patience)
+    assert config.networks == networks
+    assert got == settings
+
+
+def test_the_width_of_residual_networks_is_a_setting():
+    config = RunConfig(
+        latent_dim=3, networks="residual", width=8, core_flow="none", prior_flow="none"
+    )
+    model = build_model(config, dataset_info("digits"))
+    assert model.encoder.network.layers[1].filters == 8
+    assert model.decoder.network.layers[1].units == 8
+    mixed = dataclasses.replace(config, mixed_precision=True, model="vae")
+    assert build_model(mixed, dataset_info("digits")).dtype_policy.name == (
+        "mixed_bfloat16"
+    )
 
 
 def test_the_terminal_shows_no_tensorflow_noise(data_dir, tmp_path):

@@ -1,6 +1,7 @@
 """Models whose shell is the whole event, and whose core stands beside it."""
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -24,10 +25,9 @@ from aef_tfp.networks import with_flat_batch
 
 __all__ = ["WholeEventModel"]
 
-# Entries of all events of one pass through the decoder in importance sampling: 16 MB.
-# The decoder's activations are as many times larger as its network has it; neither
-# depends on the number of samples or of events.
-_PASS_ENTRIES = 2**22
+# Entries of the decoder's largest layer in one pass of importance sampling: 256 MB,
+# whatever the number of samples and events, and the decoder.
+_PASS_ENTRIES = 2**26
 
 # Places from which the search for a posterior's mode may begin.
 _LAPLACE_STARTS = 16
@@ -179,8 +179,8 @@ class WholeEventModel(PairModel):
         """Returns what `marginal_log_prob` does, with the effective sample size.
 
         Memory is bounded whatever the number of events and samples: a pass through the
-        decoder makes at most 2^22 entries of events (one event, where it is larger): 16
-        MB, and with the activations of the paper's small networks about 1 GB.
+        decoder makes at most 2^26 entries of its largest layer (one event, where that
+        is larger), 256 MB, and with the other layers' about 1 GB.
 
         Args:
             x: As in `marginal_log_prob`, like all other arguments.
@@ -200,7 +200,7 @@ class WholeEventModel(PairModel):
         seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
         y, log_det = self._preprocessed(x, seeds[0])
 
-        latents_per_pass = max(1, _PASS_ENTRIES // self.event_size)
+        latents_per_pass = max(1, _PASS_ENTRIES // self._largest_decoder_layer)
         events_per_pass = latents_per_pass
         if proposal == "laplace":
             # The Jacobian's d columns are so many passes at once.
@@ -235,6 +235,17 @@ class WholeEventModel(PairModel):
             tf.concat([part.log_square_sum for part in parts], axis=0),
             num_samples,
         )
+
+    @property
+    def _largest_decoder_layer(self) -> int:
+        """Entries of the largest output of the decoder's layers, for one event."""
+        sizes = [self.event_size]
+        for layer in getattr(self.decoder.network, "layers", ()):
+            # A layer that was called elsewhere, too, has no one output.
+            for output in tf.nest.flatten(getattr(layer, "output", [])):
+                sizes.append(math.prod(output.shape[1:]))
+        # A network that shows no layers is taken for one like the paper's small one.
+        return max(sizes) if len(sizes) > 1 else 16 * self.event_size
 
     @tf.function(reduce_retracing=True)
     def _marginal_log_prob(self, x, num_samples, seed):
