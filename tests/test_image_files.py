@@ -292,13 +292,21 @@ def test_folders_without_images(tmp_path):
     )
     with pytest.raises(FileNotFoundError, match=one_line(message.format(tmp_path, ""))):
         data.load_splits("folder", tmp_path)
-    (tmp_path / "b.txt").touch()
-    (tmp_path / "a.tif").touch()
-    found = ", but 2 other files, such as 'a.tif'"
-    with pytest.raises(
-        FileNotFoundError, match=one_line(message.format(tmp_path, found))
-    ):
-        data.load_splits("folder", tmp_path)
+    for name, found in [
+        ("b.txt", ", but 1 other file, such as 'b.txt'"),
+        ("a.tif", ", but 2 other files, such as 'a.tif'"),
+    ]:
+        (tmp_path / name).touch()
+        with pytest.raises(
+            FileNotFoundError, match=one_line(message.format(tmp_path, found))
+        ):
+            data.load_splits("folder", tmp_path)
+    message = (
+        f"'{tmp_path}/b.txt' is a file, not a folder: pass the folder of your image"
+        " files with --data-dir (data_dir=...)"
+    )
+    with pytest.raises(FileNotFoundError, match=one_line(message)):
+        data.load_splits("folder", tmp_path / "b.txt")
     none = tmp_path / "none"
     message = (
         f"there is no folder '{none}': pass the folder of your image files with"
@@ -614,7 +622,10 @@ def test_sizes_and_channels_that_a_numpy_file_does_not_have(tmp_path):
     )
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("npz", file, image_size=16)
-    message = f"channels is 3, but the images in '{file}' have 1: leave it out"
+    message = (
+        f"channels is 3, but the images in '{file}' have 1, and are taken as they are:"
+        " leave it out, or convert the images before you save them"
+    )
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("npz", file, channels=3)
     assert len(data.load_splits("npz", file, image_size=8, channels=1).train) == 3
@@ -761,7 +772,8 @@ def spoil_number(manual):
     (manual / "CelebA-HQ-img" / "7.jpg").unlink()
     return (
         f"'{manual}' has 19 images, not the 20 of CelebA-HQ; the first number missing"
-        " is 7: add what is missing, remove what does not belong"
+        " is 7: add what is missing (https://github.com/switchablenorms/CelebAMask-HQ),"
+        " remove what does not belong"
     )
 
 
@@ -836,9 +848,25 @@ def spoil_pair(manual):
     (manual / "list_eval_partition.txt").unlink()
     return (
         f"'{manual}' has CelebA-HQ-to-CelebA-mapping.txt but not"
-        " list_eval_partition.txt; the original partition takes both: add it, or remove"
-        " the first for a partition by number"
+        " list_eval_partition.txt; the original partition takes both: add it (from"
+        " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html), or remove the first for a"
+        " partition by number"
     )
+
+
+def spoil_other_of_pair(manual):
+    (manual / "CelebA-HQ-to-CelebA-mapping.txt").unlink()
+    return (
+        f"'{manual}' has list_eval_partition.txt but not"
+        " CelebA-HQ-to-CelebA-mapping.txt; the original partition takes both: add it"
+        " (from https://github.com/switchablenorms/CelebAMask-HQ), or remove the first"
+        " for a partition by number"
+    )
+
+
+def spoil_text(manual):
+    (manual / "list_eval_partition.txt").write_bytes(b"\x89PNG\r\n")
+    return f"'{manual}/list_eval_partition.txt' is no text file: fetch the list again"
 
 
 @pytest.mark.parametrize(
@@ -854,6 +882,8 @@ def spoil_pair(manual):
         spoil_place,
         spoil_line,
         spoil_pair,
+        spoil_other_of_pair,
+        spoil_text,
     ],
 )
 def test_files_of_celeba_hq_that_do_not_match(faces, tmp_path, spoil):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aef_tfp.data.image_files import find_image_files, parallel, problem, read_image
+from aef_tfp.data.registry import CELEBA_MASK_HQ_URL, CELEBA_URL
 
 __all__ = ["MANUAL_FOLDER", "CelebaHq", "has_partition_lists"]
 
@@ -155,8 +156,8 @@ def _numbered(folder: Path) -> list[str]:
     if len(names) != _NUM_IMAGES or missing != first + _NUM_IMAGES:
         raise ValueError(
             f"'{folder}' has {len(names):,} images, not the {_NUM_IMAGES:,} of"
-            f" CelebA-HQ; the first number missing is {missing}: add what is missing,"
-            " remove what does not belong"
+            f" CelebA-HQ; the first number missing is {missing}: add what is missing"
+            f" ({CELEBA_MASK_HQ_URL}), remove what does not belong"
         )
     return [by_number[number] for number in sorted(by_number)]
 
@@ -167,12 +168,13 @@ def _partition(folder: Path, names: Sequence[str]) -> list[int] | None:
         return None
     mapping = next((n for n in _MAPPINGS if (folder / n).is_file()), None)
     if mapping is None or not (folder / _PARTITION).is_file():
-        there, absent = (
-            (_PARTITION, _MAPPINGS[0]) if mapping is None else (mapping, _PARTITION)
-        )
+        if mapping is None:
+            there, absent, url = _PARTITION, _MAPPINGS[0], CELEBA_MASK_HQ_URL
+        else:
+            there, absent, url = mapping, _PARTITION, CELEBA_URL
         raise ValueError(
             f"'{folder}' has {there} but not {absent}; the original partition takes"
-            " both: add it, or remove the first for a partition by number"
+            f" both: add it (from {url}), or remove the first for a partition by number"
         )
     places = _places(folder / _PARTITION)
     original: dict[int, str] = {}
@@ -222,6 +224,10 @@ def _places(path: Path) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty: their numbers, from 1, and their words."""
-    for line_number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is no text file: fetch the list again") from error
+    for line_number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield line_number, line.split()

@@ -44,16 +44,21 @@ def load_folder(
     """Reads all image files below a folder; see `load_splits`."""
     path = Path(os.path.expanduser(os.fspath(folder)))
     if not path.is_dir():
+        found = f"there is no folder '{path}'"
+        if path.exists():
+            found = f"'{path}' is a file, not a folder"
         raise FileNotFoundError(
-            f"there is no folder '{path}': pass the folder of your image files with"
-            " --data-dir (data_dir=...)"
+            f"{found}: pass the folder of your image files with --data-dir"
+            " (data_dir=...)"
         )
     names, others = find_image_files(path)
     if not names:
-        found = f"{len(others)} other files, such as {others[0]!r}" if others else ""
+        found = f"there are no images in '{path}'"
+        if others:
+            noun = "file" if len(others) == 1 else "files"
+            found += f", but {len(others)} other {noun}, such as {others[0]!r}"
         raise FileNotFoundError(
-            f"there are no images in '{path}'{', but ' + found if found else ''}: pass"
-            f" a folder with files that end in {', '.join(EXTENSIONS)}"
+            f"{found}: pass a folder with files that end in {', '.join(EXTENSIONS)}"
         )
     names = _drawn_order(names, seed)
     headers: dict[str, Header] = {}

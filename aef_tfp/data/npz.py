@@ -183,8 +183,9 @@ def _check_asked(
         )
     if channels is not None and shape[2] != channels:
         raise ValueError(
-            f"channels is {channels}, but the images in '{file}' have {shape[2]}: leave"
-            " it out"
+            f"channels is {channels}, but the images in '{file}' have {shape[2]}, and"
+            " are taken as they are: leave it out, or convert the images before you"
+            " save them"
         )
 
 

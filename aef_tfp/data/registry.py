@@ -7,7 +7,13 @@ import dataclasses
 import difflib
 from typing import Any, Literal
 
-__all__ = ["DATASETS", "DatasetInfo", "dataset_info"]
+__all__ = [
+    "CELEBA_MASK_HQ_URL",
+    "CELEBA_URL",
+    "DATASETS",
+    "DatasetInfo",
+    "dataset_info",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,13 +135,14 @@ _IMAGENET: dict[str, Any] = {
     "iterations": 2_000_000,
     "patience": 100_000,
 }
+CELEBA_MASK_HQ_URL = "https://github.com/switchablenorms/CelebAMask-HQ"
+CELEBA_URL = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 _CELEBA_HQ_MANUAL = (
     "put the 30,000 image files of CelebA-HQ (0.jpg to 29999.jpg of CelebAMask-HQ,"
-    " https://github.com/switchablenorms/CelebAMask-HQ, or any others whose names"
-    " number them in this order) into {directory}/downloads/manual/celeba_hq, and for"
-    " the original partition CelebA-HQ-to-CelebA-mapping.txt (from there, too) and"
-    " list_eval_partition.txt (from CelebA,"
-    " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) beside them"
+    f" {CELEBA_MASK_HQ_URL}, or any others whose names number them in this order) into"
+    " {directory}/downloads/manual/celeba_hq, and for the original partition"
+    " CelebA-HQ-to-CelebA-mapping.txt (from there, too) and list_eval_partition.txt"
+    f" (from CelebA, {CELEBA_URL}) beside them"
 )
 _FILES_MANUAL = (
     "no code makes this one, so put its files, as TFDS wrote them (dataset_info.json,"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from aef_tfp.models.arguments import (
@@ -38,6 +39,10 @@ class AutoencodingModel(EventModel):
             (location, scale); or a name as for `encoder`.
         decoder_scale: `"independent"`, `"dependent"` or `"fixed"`; see
             `networks.GaussianDecoder`.
+        initial_raw_scale: Where the weights of the independent scale start, before the
+            softplus. None: as in the code behind the paper, 1 with the decoder
+            `"residual"` and 0 otherwise; a residual decoder that you build yourself
+            takes 1, too.
         **kwargs: As in `EventModel`.
 
     Raises:
@@ -56,11 +61,21 @@ class AutoencodingModel(EventModel):
         encoder: Any = None,
         decoder: Any = None,
         decoder_scale: str = "independent",
+        initial_raw_scale: float | None = None,
         **kwargs,
     ):
         super().__init__(event_shape, **kwargs)
         self.latent_dim = checked_count("latent_dim", latent_dim)
         self.decoder_scale = decoder_scale
+        if initial_raw_scale is None:
+            # With many layers, the paper's code starts from wider deviations.
+            initial_raw_scale = 1.0 if decoder == "residual" else 0.0
+        if not np.isfinite(initial_raw_scale):
+            raise ValueError(
+                "initial_raw_scale must be a finite number or None, got "
+                f"{initial_raw_scale!r}."
+            )
+        self.initial_raw_scale = float(initial_raw_scale)
         self.encoder = self._encoder_of(
             get_encoder(
                 encoder,
@@ -81,8 +96,7 @@ class AutoencodingModel(EventModel):
             self.latent_dim,
             self.event_shape,
             decoder_scale,
-            # Where the paper's code starts; with many layers, from wider deviations.
-            initial_raw_scale=1.0 if decoder == "residual" else 0.0,
+            initial_raw_scale=self.initial_raw_scale,
             name="decoder",
             dtype=self.events.dtype,
         )
@@ -215,6 +229,7 @@ class AutoencodingModel(EventModel):
             **super().get_config(),
             "latent_dim": self.latent_dim,
             "decoder_scale": self.decoder_scale,
+            "initial_raw_scale": self.initial_raw_scale,
             "encoder": keras.saving.serialize_keras_object(self.encoder.network),
             "decoder": keras.saving.serialize_keras_object(self.decoder.network),
         }

@@ -232,7 +232,7 @@ def _image_shape_divisible_by_4(event_shape) -> tuple[int, int, int]:
     if height % 4 or width % 4:
         raise ValueError(
             "The small convolutional networks need a height and width divisible by 4, "
-            f"got {height} x {width}; resize or pad the images, or pass your own "
-            "encoder and decoder."
+            f"got {height} x {width}; resize or pad the images (--image-size for a "
+            "folder), or pass your own encoder and decoder."
         )
     return height, width, channels

@@ -14,7 +14,6 @@ from aef_tfp.paper.exhibits import (
 from aef_tfp.paper.reproduction import (
     Run,
     bring_up_to_date,
-    check_data_sets,
     commands,
     count_weights,
     plan,
@@ -33,7 +32,6 @@ __all__ = [
     "Experiment",
     "Run",
     "bring_up_to_date",
-    "check_data_sets",
     "commands",
     "count_weights",
     "exhibit_list",

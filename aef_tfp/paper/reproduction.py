@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig
-from aef_tfp.data.registry import DATASETS, dataset_info
+from aef_tfp.data.registry import dataset_info
 from aef_tfp.paper.exhibits import (
     ESTIMATE,
     NUM_TEST_IMAGES,
     PAPER_ESTIMATE,
     STAND_INS,
-    Exhibit,
     Experiment,
     run_name,
 )
@@ -25,7 +24,6 @@ from aef_tfp.terminal import import_quietly
 __all__ = [
     "Run",
     "bring_up_to_date",
-    "check_data_sets",
     "commands",
     "count_weights",
     "plan",
@@ -174,22 +172,6 @@ def plan(
     return rows
 
 
-def check_data_sets(exhibit: Exhibit, experiments: Sequence[Experiment]) -> None:
-    """Checks that the package has the data sets of the rows chosen from an exhibit.
-
-    Raises:
-        ValueError: If it lacks one.
-    """
-    unknown = {row.config.dataset for row in experiments} - set(DATASETS)
-    known = {row.config.dataset for row in exhibit.experiments} & set(DATASETS)
-    if unknown:
-        raise ValueError(
-            f"This package has no data set {', '.join(sorted(unknown))}; --dataset can "
-            f"choose those of {exhibit.name} that it has: "
-            f"{', '.join(sorted(known)) or 'none'}."
-        )
-
-
 def bring_up_to_date(
     run: Run,
     *,
@@ -246,9 +228,6 @@ def commands(
     run: Run, *, data_dir: Path | None = None, download: bool = False
 ) -> Iterator[str]:
     """Yields the lines of a shell script that does the same as `bring_up_to_date`."""
-    if run.config.dataset not in DATASETS:
-        yield f"# {run.run_dir}: this package has no data set {run.config.dataset}"
-        return
     if run.is_trained and run.is_measured:
         yield f"# {run.run_dir}: done"
         return

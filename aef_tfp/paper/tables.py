@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from aef_tfp.data.registry import DATASETS
 from aef_tfp.paper.exhibits import (
     ESTIMATE,
     EXHIBITS,
@@ -26,12 +25,11 @@ _COLUMNS = (*_IDENTITY, "metric", "ours", "paper", "iterations", "note")
 
 def exhibit_list() -> str:
     """Returns the tables and figures, and the options that choose them."""
-    lines = [["option", "rows", "data sets (* not in this package)", "title"]]
+    lines = [["option", "rows", "data sets", "title"]]
     for key, exhibit in EXHIBITS.items():
         names = dict.fromkeys(row.config.dataset for row in exhibit.experiments)
-        shown = [name if name in DATASETS else f"{name}*" for name in names]
         option, count = f"--{key.replace('-', ' ')}", str(len(exhibit.experiments))
-        lines.append([option, count, ", ".join(shown), exhibit.title])
+        lines.append([option, count, ", ".join(names), exhibit.title])
     return _aligned(lines)
 
 
@@ -39,12 +37,14 @@ def experiment_table(exhibit: Exhibit, experiments: Iterable[Experiment]) -> str
     """Returns rows of an exhibit as the paper has them, with their settings."""
     lines = []
     for experiment in experiments:
-        config = experiment.config
-        note = f"batch {config.batch_size}, step {config.learning_rate:g}, "
-        note += f"patience {config.patience:,}, " if config.patience else ""
-        note += f"seeds {', '.join(map(str, experiment.seeds))}"
+        config, iterations, note = experiment.config, "", ""
+        if exhibit.needs_training:
+            iterations = f"{config.iterations:,}"
+            note = f"batch {config.batch_size}, step {config.learning_rate:g}, "
+            note += f"patience {config.patience:,}, " if config.patience else ""
+            note += f"seeds {', '.join(map(str, experiment.seeds))}"
         for name in experiment.values:
-            lines.append(_line(experiment, name, "", f"{config.iterations:,}", note))
+            lines.append(_line(experiment, name, "", iterations, note))
     return _text(exhibit, lines)
 
 
