@@ -16,6 +16,7 @@ __all__ = [
     "PRESETS",
     "EvaluationConfig",
     "RunConfig",
+    "StrategyName",
     "get_preset",
 ]
 
@@ -31,6 +32,7 @@ ModelName = Literal[
 ]
 FlowName = Literal["maf", "iaf", "none"]
 NetworkName = Literal["conv", "residual", "dense"]
+StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,12 @@ class RunConfig:
     picture_interval: int = 2000
     """Steps between two sets of pictures in TensorBoard, at validations only."""
 
+    save_interval: int = 500
+    """Steps between two checkpoints within an epoch; 0 saves at validations only."""
+
+    keep_checkpoints: int = 3
+    """Checkpoints to keep, the newest."""
+
     patience: int = 0
     """Stop after this many steps without a better validation loss; 0 never stops."""
 
@@ -145,6 +153,7 @@ class RunConfig:
             "validation_interval",
             "log_interval",
             "picture_interval",
+            "keep_checkpoints",
             "max_skipped_updates",
             "steps_per_execution",
             "num_samples",
@@ -164,7 +173,7 @@ class RunConfig:
                 raise ValueError(
                     f"{name} must be a positive number, got {getattr(self, name)}."
                 )
-        for name in ("patience", "seed", "noise_std"):
+        for name in ("save_interval", "patience", "seed", "noise_std"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
                     f"{name} must be at least 0, got {getattr(self, name)}."

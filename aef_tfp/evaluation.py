@@ -1,7 +1,5 @@
 """Evaluates a run: loads its best checkpoint, appends to its metrics.json."""
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,10 @@ import keras
 import numpy as np
 
 from aef_tfp import metrics
+from aef_tfp.callbacks import CheckpointStore
 from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.data import Split, Splits, load_splits
+from aef_tfp.files import replace_file
 from aef_tfp.metrics import Record
 from aef_tfp.models import (
     Autoencoder,
@@ -213,10 +213,8 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
 
 
 def save_best(model: keras.Model, run_dir: Path) -> None:
-    """Writes best.keras, aside first, so that an interruption leaves the former one."""
-    aside = run_dir / ".best.writing.keras"
-    model.save(aside)
-    os.replace(aside, run_dir / "best.keras")
+    """Writes best.keras; an interruption leaves the former one."""
+    replace_file(run_dir / "best.keras", model.save)
 
 
 def is_denoiser(model: Any) -> bool:
@@ -302,8 +300,8 @@ def _tune_and_save(model, run_dir, splits, num_samples, verbose) -> None:
 
 def best_iteration(run_dir: Path) -> int | None:
     """Returns the iterations behind the best checkpoint; None if unknown."""
-    states = sorted((run_dir / "checkpoints").glob("iteration-*/state.json"))
-    return json.loads(states[-1].read_text())["best_iteration"] if states else None
+    _, state = CheckpointStore(run_dir / "checkpoints").newest_state()
+    return state.get("best_iteration")
 
 
 def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:

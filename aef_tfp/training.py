@@ -1,12 +1,14 @@
 """A run from configuration to run directory; `fit` does the training."""
 
-import csv
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,18 @@ from aef_tfp.callbacks import (
     History,
     Pictures,
     Scalars,
+    StopOnSignal,
     write_hyperparameters,
     write_projector,
 )
-from aef_tfp.config import RunConfig
+from aef_tfp.config import RunConfig, StrategyName
 from aef_tfp.data import (
     DatasetInfo,
     Splits,
     evaluation_batches,
     training_batches,
 )
+from aef_tfp.distribution import any_worker, get_strategy, is_chief
 from aef_tfp.evaluation import (
     best_iteration,
     draw_reconstructions,
@@ -40,6 +44,7 @@ from aef_tfp.evaluation import (
     save_best,
     tune,
 )
+from aef_tfp.files import locked, replace_text
 from aef_tfp.metrics import Record, append_records
 from aef_tfp.models import (
     IWAE,
@@ -55,17 +60,14 @@ from aef_tfp.models import (
 from aef_tfp.networks import residual_decoder, residual_encoder
 from aef_tfp.pictures import image_grid, save_png
 
-__all__ = ["build_model", "get_strategy", "train"]
+__all__ = ["TrainingFailed", "build_model", "train"]
 
 # Test images whose latents TensorBoard's projector shows.
 _PROJECTED_IMAGES = 1000
 
 
-def get_strategy() -> tf.distribute.Strategy:
-    """Returns MirroredStrategy for several GPUs, else TensorFlow's default."""
-    if len(tf.config.list_physical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+class TrainingFailed(RuntimeError):  # noqa: N818 - as FloatingPointError's sibling
+    """A step could not be made; the message says why, and what is saved."""
 
 
 def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
@@ -146,7 +148,7 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
 def _networks(
     config: RunConfig, shape: tuple[int, ...], encoder_outputs: int
 ) -> dict[str, Any]:
-    """The arguments `encoder` and `decoder`; a width of its own needs the networks."""
+    """The arguments that make encoder and decoder; a width needs the networks."""
     if config.width is None or config.networks != "residual":
         return {"encoder": config.networks, "decoder": config.networks}
     dtype = "mixed_bfloat16" if config.mixed_precision else None
@@ -159,6 +161,8 @@ def _networks(
         "decoder": residual_decoder(
             config.latent_dim, shape, num_outputs=2 if dependent else 1, **shared
         ),
+        # What the model does by itself where it is given a name.
+        "initial_raw_scale": 1.0,
     }
 
 
@@ -169,9 +173,13 @@ def train(
     data_dir: Path | None = None,
     download: bool = False,
     resume: bool = False,
+    strategy: StrategyName = "auto",
     verbose: Any = "auto",
 ) -> list[Record]:
     """Trains, evaluates on the test set, and writes the run directory.
+
+    Of several workers, each calls this with the same configuration; the chief alone
+    writes files, and only its run directory has to hold checkpoints.
 
     Args:
         config: The run.
@@ -179,38 +187,57 @@ def train(
         data_dir: TFDS data directory; TFDS's own default if None.
         download: Whether TFDS may download the data set.
         resume: Go on from the newest checkpoint in `run_dir`.
+        strategy: Devices to train on, as in `distribution.get_strategy`.
         verbose: Keras's verbosity: 0, 1, 2 or `"auto"`.
 
     Returns:
-        The records of the test set that metrics.json gained.
+        The records of the test set that metrics.json gained; none on other workers
+        than the chief.
 
     Raises:
         ValueError: If a setting is out of its range or does not fit the data.
         FileExistsError: If `run_dir` exists and `resume` is not asked.
         FileNotFoundError: If there is nothing to resume, or no data.
+        OSError: If the run directory cannot be written, or another process does.
         FloatingPointError: If training diverges.
+        TrainingFailed: If a step fails, e.g. because of its data.
+        RunInterrupted: If SIGINT or SIGTERM asked for an end; a checkpoint is saved.
     """
     config.check()
+    # A cluster wants to be set up before TensorFlow does anything else.
+    devices = get_strategy(strategy)
+    chief = is_chief(devices)
     if resume:
         RunConfig.from_run(run_dir)
-    if not resume and run_dir.exists() and any(run_dir.iterdir()):
+    elif chief and run_dir.exists() and any(_visible_files(run_dir)):
         raise FileExistsError(
             f"The run directory {run_dir} exists and is not empty; choose another one "
             f"with --run-dir, or go on in it with --resume {run_dir}."
         )
     splits = load_run_splits(config, data_dir=data_dir, download=download)
-    if verbose:
+    if verbose and chief:
         print("".join(f"{note}\n" for note in splits.notes), end="", flush=True)
     keras.utils.set_random_seed(config.seed)
-    with get_strategy().scope():
+    with devices.scope():
         model = build_model(config, splits.info)
+    records: list[Record] = []
+    if chief:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with locked(run_dir):
+            replace_text(run_dir / "config.json", config.to_json())
+            environment = json.dumps(_environment(devices), indent=2)
+            replace_text(run_dir / "environment.json", environment)
+            _fit(model, config, splits, run_dir, verbose)
+            records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
+    else:
+        _fit(model, config, splits, run_dir, verbose=0)
+    # A worker that ends early looks like one that died.
+    any_worker(devices, False)
+    return records
 
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(config.to_json())
-    (run_dir / "environment.json").write_text(json.dumps(_environment(), indent=2))
-    _fit(model, config, splits, run_dir, verbose)
 
-    return _evaluate(run_dir, config, splits, verbose=1 if verbose == 1 else 0)
+def _visible_files(run_dir: Path) -> list[Path]:
+    return [path for path in run_dir.iterdir() if not path.name.startswith(".")]
 
 
 def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> None:
@@ -220,71 +247,94 @@ def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> No
     def iteration_of(epoch: int) -> int:
         return min((epoch + 1) * interval, total)
 
-    checkpoints = Checkpoints(run_dir, iteration_of, patience=config.patience)
+    checkpoints = Checkpoints(
+        run_dir,
+        iteration_of,
+        patience=config.patience,
+        save_interval=config.save_interval,
+        keep=config.keep_checkpoints,
+    )
     done = checkpoints.restore(model)
-    _keep_history_until(run_dir / "history.csv", done)
-    tensorboard = run_dir / "tensorboard"
+    callbacks: list[keras.callbacks.Callback] = []
     validation = splits.validation.images
-    callbacks = [
-        History(run_dir / "history.csv", iteration_of),
-        Scalars(
-            tensorboard,
-            validation,
-            config.batch_size,
-            iteration_of,
-            config.log_interval,
-        ),
-        Pictures(
-            tensorboard,
-            validation,
-            splits.validation.labels,
-            iteration_of,
-            config.picture_interval,
-        ),
-        checkpoints,
-    ]
-    while done < total and not checkpoints.stopped_early:
-        # A run that was once asked for fewer iterations first goes to the next
-        # validation of the others.
-        to_next = interval - done % interval
-        steps = min(to_next, total - done)
-        epochs = (total - done) // interval if steps == interval else 1
-        first = done // interval
-        # A shorter execution would otherwise run past the end of the epoch.
-        model.steps_per_execution = math.gcd(steps, config.steps_per_execution)
-        model.fit(
-            training_batches(
+    if is_chief(model.distribute_strategy):
+        History.keep_until(run_dir / "history.csv", done)
+        tensorboard = run_dir / "tensorboard"
+        callbacks += [
+            History(run_dir / "history.csv", iteration_of),
+            Scalars(
+                tensorboard,
+                validation,
+                config.batch_size,
+                iteration_of,
+                config.log_interval,
+            ),
+            Pictures(
+                tensorboard,
+                validation,
+                splits.validation.labels,
+                iteration_of,
+                config.picture_interval,
+            ),
+        ]
+    with StopOnSignal(checkpoints) as stop:
+        callbacks += [checkpoints, stop]
+        while done < total and not checkpoints.stopped_early:
+            # A run that stopped between two validations first goes to the next one.
+            to_next = interval - done % interval
+            steps = min(to_next, total - done)
+            epochs = (total - done) // interval if steps == interval else 1
+            first = done // interval
+            # A shorter execution would otherwise run past the end of the epoch.
+            model.steps_per_execution = math.gcd(steps, config.steps_per_execution)
+            batches = training_batches(
                 splits.train.images,
                 config.batch_size,
                 seed=config.seed,
                 start_step=done,
                 flips=splits.info.flips,
-            ),
-            initial_epoch=first,
-            epochs=first + epochs,
-            steps_per_epoch=steps,
-            validation_data=evaluation_batches(validation, config.batch_size),
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-        done += steps * epochs
+            )
+            with _explained(checkpoints, run_dir):
+                model.fit(
+                    batches,
+                    initial_epoch=first,
+                    epochs=first + epochs,
+                    steps_per_epoch=steps,
+                    validation_data=evaluation_batches(validation, config.batch_size),
+                    callbacks=callbacks,
+                    verbose=verbose,
+                )
+            done += steps * epochs
 
 
-def _keep_history_until(path: Path, iteration: int) -> None:
-    """Drops rows that an interrupted run wrote after its newest checkpoint."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        fields = list(reader.fieldnames or ())
-        rows = [row for row in reader if int(row["iteration"]) <= iteration]
-    if not rows:
-        path.unlink()
-        return
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+@contextlib.contextmanager
+def _explained(checkpoints: Checkpoints, run_dir: Path) -> Iterator[None]:
+    """Adds to an error of training where the last good state is."""
+    try:
+        yield
+    except (FloatingPointError, tf.errors.OpError) as error:
+        path = checkpoints.store.newest_path()
+        kept = "There is no checkpoint yet."
+        if path is not None:
+            kept = f"The last good checkpoint is {path}; --resume {run_dir} goes on."
+        if isinstance(error, FloatingPointError):
+            raise FloatingPointError(f"{error} {kept}") from None
+        raise TrainingFailed(
+            f"Training stopped after iteration {checkpoints.iteration}: "
+            f"{_reason(error)}. {kept}"
+        ) from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The one line that matters of TensorFlow's many."""
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return "another worker is gone; start all of them again"
+    lines = [line.strip() for line in error.message.splitlines()]
+    telling = [
+        line for line in lines if re.match(r"[A-Za-z.]*(Error|Exception): ", line)
+    ]
+    lines = [line for line in lines if line and not line.startswith(("[[", "File "))]
+    return (telling or lines or [type(error).__name__])[0].rstrip(".")
 
 
 def _evaluate(
@@ -334,7 +384,7 @@ def _evaluate(
     return records
 
 
-def _environment() -> dict[str, Any]:
+def _environment(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     packages = (
         "aef_tfp",
         "tensorflow",
@@ -352,5 +402,7 @@ def _environment() -> dict[str, Any]:
             f"{device.device_type}: {device.name}"
             for device in tf.config.list_logical_devices()
         ],
+        "strategy": type(strategy).__name__,
+        "replicas": strategy.num_replicas_in_sync,
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }

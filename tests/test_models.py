@@ -11,7 +11,7 @@ from scipy.stats import kstest, multivariate_normal
 
 from aef_tfp import flows
 from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF, bits_per_dim
-from aef_tfp.models.arguments import (
+from aef_tfp.models.noise import (
     normal_noise,
     normal_of_bits,
     stateless_seed,

@@ -52,7 +52,7 @@ def history(run_dir):
 
 
 def last_weights(run_dir):
-    (checkpoint,) = (run_dir / "checkpoints").iterdir()
+    checkpoint = max((run_dir / "checkpoints").glob("iteration-*"))
     import h5py
 
     values = {}
@@ -68,7 +68,7 @@ def last_weights(run_dir):
 
 
 def test_run_directory_is_complete(finished):
-    names = {path.name for path in finished.iterdir()}
+    names = {p.name for p in finished.iterdir() if not p.name.startswith(".")}
     assert names == {
         "best.keras",
         "checkpoints",
@@ -384,3 +384,127 @@ def test_mnist_trains_from_its_data_directory(tmp_path):
         assert by_name["marginal_log_prob"]["proposal"] == proposal
         bounds.append(by_name["marginal_log_prob"]["value"])
     assert bounds[1] > bounds[0]
+
+
+@pytest.mark.parametrize(
+    ("networks", "width", "start"),
+    [("residual", None, 1.0), ("residual", 4, 1.0), ("conv", None, 0.0)],
+)
+def test_the_decoders_scale_starts_as_the_papers(networks, width, start):
+    # A width of d is the default: the same model by another way.
+    config = RunConfig(
+        latent_dim=4,
+        networks=networks,
+        width=width,
+        model="vae",
+        core_flow="none",
+        prior_flow="none",
+    )
+    model = build_model(config, dataset_info("digits"))
+    np.testing.assert_array_equal(model.decoder.raw_scale, np.full((8, 8, 1), start))
+    # A copy without the weights starts there, too, although its networks are objects.
+    copy = type(model).from_config(model.get_config())
+    np.testing.assert_array_equal(copy.decoder.raw_scale, model.decoder.raw_scale)
+
+
+def test_an_initial_scale_that_is_no_number_is_refused():
+    from aef_tfp import VAE
+
+    with pytest.raises(ValueError, match="initial_raw_scale must be a finite number"):
+        VAE((8, 8, 1), 2, initial_raw_scale=float("nan"))
+    model = VAE((8, 8, 1), 2, initial_raw_scale=-3, prior_flow="none")
+    assert model.decoder.raw_scale.numpy().max() == -3.0
+
+
+def spoiled(argv, message_parts, tmp_path, capsys):
+    """Runs a command that must fail with one line, and leave nothing behind."""
+    run_dir = tmp_path / "run"
+    # Were it to run, it would not run for long.
+    short = ["--iterations=2", "--num-marginal-images=2", "--num-samples=2", *SMALL]
+    assert run.main([*argv, f"--run-dir={run_dir}", *short]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    for part in message_parts:
+        assert part in printed
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message_parts"),
+    [
+        (
+            ["celebahq64-aef-linear-128", "--data-dir={empty}"],
+            [
+                "there is no data set 'celebahq64' in '{empty}'",
+                "(0.jpg to 29999.jpg of CelebAMask-HQ, https://",
+                "into {empty}/downloads/manual/celeba_hq",
+                "CelebA-HQ-to-CelebA-mapping.txt",
+                "list_eval_partition.txt (from CelebA, https://",
+            ],
+        ),
+        (
+            ["folder-vae-4", "--data-dir={empty}"],
+            ["there are no images in '{empty}'", "end in .png, .jpg"],
+        ),
+        (
+            ["folder-vae-4", "--data-dir={grey}", "--channels=3"],
+            ["channels is 3, but all 10 images are grey", "--channels 1"],
+        ),
+        (
+            ["folder-vae-4", "--data-dir={grey}.npz", "--channels=1"],
+            ["no folder '{grey}.npz'", "--data-dir"],
+        ),
+        (
+            ["digits-vae-8", "--channels=3", "--data-dir={empty}"],
+            ["channels is 3, but the images of data set 'digits' have 1: leave it out"],
+        ),
+        (
+            [
+                "folder-vae-4",
+                "--data-dir={grey}",
+                "--image-size=22",
+                "--networks=residual",
+            ],
+            [
+                "a power of two, or one times 3, 5 or 7, got a side of 22",
+                "--image-size",
+            ],
+        ),
+    ],
+)
+def test_images_that_do_not_serve_end_in_one_line(
+    tmp_path, capsys, rng, argv, message_parts
+):
+    names = {"empty": tmp_path / "empty", "grey": tmp_path / "grey"}
+    for path in names.values():
+        path.mkdir()
+    for i in range(10):
+        image = rng.integers(0, 256, size=(24, 24, 1), dtype=np.uint8)
+        save_png(names["grey"] / f"{i}.png", image)
+    argv, message_parts = (
+        [part.format(**names) for part in parts] for parts in (argv, message_parts)
+    )
+    spoiled(argv, message_parts, tmp_path, capsys)
+
+
+def test_a_partition_list_of_other_images_ends_in_one_line(
+    tmp_path, capsys, monkeypatch
+):
+    from aef_tfp.data import celeba_hq
+
+    monkeypatch.setattr(celeba_hq, "_NUM_IMAGES", 4)
+    manual = tmp_path / "downloads" / "manual" / "celeba_hq"
+    manual.mkdir(parents=True)
+    for i in range(4):
+        save_png(manual / f"{i}.png", np.zeros((8, 8, 3), np.uint8))
+    lines = [f"{i} {i} 00000{i}.jpg\n" for i in range(3)]
+    (manual / "CelebA-HQ-to-CelebA-mapping.txt").write_text("".join(lines))
+    lines = [f"00000{i}.jpg 0\n" for i in range(4)]
+    (manual / "list_eval_partition.txt").write_text("".join(lines))
+    spoiled(
+        ["celebahq32-vae-64", f"--data-dir={tmp_path}"],
+        ["does not match the images: it has no image 3 (3.png)", "fetch the list"],
+        tmp_path,
+        capsys,
+    )

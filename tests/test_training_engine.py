@@ -9,8 +9,14 @@ import tensorflow as tf
 from test_models import small_model
 
 from aef_tfp import flows
-from aef_tfp.models import ExpandedAEF, PartitionedAEF
-from aef_tfp.models.arguments import stateless_seed
+from aef_tfp.models import IWAE, ExpandedAEF, PartitionedAEF
+from aef_tfp.models.noise import (
+    fold_seed,
+    normal_noise,
+    starting_at,
+    stateless_seed,
+    uniform_noise,
+)
 
 FLOATS = np.random.default_rng(3).uniform(0.05, 0.95, (96, 4, 4, 1)).astype("float32")
 
@@ -57,21 +63,42 @@ def test_every_weight_moves_in_one_step(cls, digit_images):
         assert (weight.numpy() != old).any(), weight.path
 
 
-def test_one_and_two_replicas_make_equal_updates(mirrored):
+def small_iwae():
+    flow = {"num_layers": 1, "hidden_units": 4, "num_blocks": 1}
+    return IWAE(
+        (4, 4, 1),
+        3,  # noise of an odd size: a replica's begins within a group of numbers
+        num_levels=17,
+        encoder="dense",
+        decoder="dense",
+        posterior_flow=flows.Inverted(flows.MAF(3, **flow)),
+        prior_flow=flows.MAF(3, **flow),
+        noise_std=0.1,
+        seed=5,
+    )
+
+
+@pytest.mark.parametrize("kind", ["aef", "iwae"])
+def test_one_and_two_replicas_make_equal_updates(kind, mirrored):
     # SGD, because Adam hides a wrong factor; clipping that is active in every step;
-    # batches of 15, which two replicas cannot share evenly, and a last one of 1.
+    # batches of 15, which two replicas cannot share evenly, and a last one of 1. The
+    # noise of dequantization, of corruption and of the posterior is the examples' own.
+    images = (FLOATS[:91] * 17).astype(np.uint8)
     results = []
     for strategy in (tf.distribute.get_strategy(), mirrored):
         with strategy.scope():
-            model = tiny(
-                optimizer=keras.optimizers.SGD(1e-2, global_clipnorm=1.0),
-                steps_per_execution=4,
-            )
+            sgd = keras.optimizers.SGD(1e-2, global_clipnorm=1.0)
+            if kind == "aef":
+                model = tiny(optimizer=sgd, steps_per_execution=4)
+            else:
+                keras.utils.set_random_seed(0)
+                model = small_iwae()
+                model.compile(sgd, steps_per_execution=4)
         start = weights(model)
         history = model.fit(
-            batches(FLOATS[:91], 15),
+            batches(images, 15),
             epochs=2,
-            validation_data=batches(FLOATS[:91], 15),
+            validation_data=batches(images, 15),
             verbose=0,
         ).history
         results.append((weights(model), history))
@@ -80,6 +107,31 @@ def test_one_and_two_replicas_make_equal_updates(mirrored):
     assert largest_difference(results[0][0], results[1][0]) < 1e-6
     for name, values in results[0][1].items():
         np.testing.assert_allclose(values, results[1][1][name], rtol=1e-5, err_msg=name)
+
+
+def test_an_optimizer_from_outside_the_scope_is_refused(mirrored):
+    # Its count of steps would be raised once per replica.
+    adam = keras.optimizers.Adam(1e-3)
+    message = r"'adam' was made outside .* make it inside strategy\.scope\(\)"
+    with mirrored.scope(), pytest.raises(ValueError, match=message):
+        tiny(optimizer=adam)
+
+
+@pytest.mark.parametrize("sizes", [(), (3,), (2, 2, 1), (3, 3, 2)])
+def test_noise_of_a_later_example_is_the_same_noise(sizes):
+    seed = fold_seed(stateless_seed(4), 2)
+    whole = normal_noise([11, *sizes], seed, tf.float32)
+    streams = [
+        normal_noise([11 - k, *sizes], starting_at(seed, k), tf.float32)
+        for k in range(11)
+    ]
+    for k, part in enumerate(streams):
+        np.testing.assert_allclose(part, whole[k:], rtol=1e-6)
+    folded = fold_seed(starting_at(stateless_seed(4), 5), 2)
+    np.testing.assert_array_equal(
+        uniform_noise([6, *sizes], folded, tf.float32),
+        uniform_noise([11, *sizes], seed, tf.float32)[5:],
+    )
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

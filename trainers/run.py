@@ -9,7 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from aef_tfp.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
+from aef_tfp.config import (
+    DEFAULT_PRESET,
+    PRESETS,
+    RunConfig,
+    StrategyName,
+    get_preset,
+)
 from aef_tfp.terminal import import_quietly, run_command
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
@@ -42,6 +48,9 @@ class Arguments:
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Run directory to go on in, with its own configuration; --iterations may grow."""
 
+    strategy: StrategyName = "auto"
+    """Devices: auto takes the workers of TF_CONFIG, or else all GPUs."""
+
     list: tyro.conf.FlagCreatePairsOff[bool] = False
     """List the presets and stop."""
 
@@ -49,7 +58,10 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     return run_command(
-        _run, argv, "interrupted; --resume goes on from the last validation"
+        _run,
+        argv,
+        "interrupted; --resume goes on from the last checkpoint",
+        errors=(ValueError, OSError, ArithmeticError, RuntimeError),
     )
 
 
@@ -79,14 +91,28 @@ def _run(argv: list[str]) -> int:
         flush=True,
     )
     training = import_quietly("aef_tfp.training")
-    records = training.train(
-        config,
-        run_dir,
-        data_dir=arguments.data_dir,
-        download=arguments.download,
-        resume=resumed is not None,
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    callbacks = import_quietly("aef_tfp.callbacks")
+    try:
+        records = training.train(
+            config,
+            run_dir,
+            data_dir=arguments.data_dir,
+            download=arguments.download,
+            resume=resumed is not None,
+            strategy=arguments.strategy,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except callbacks.RunInterrupted as interruption:
+        options = f" --data-dir {arguments.data_dir}" if arguments.data_dir else ""
+        print(
+            f"Saved at iteration {interruption.iteration} of {config.iterations}; "
+            f"go on with: python trainers/run.py --resume {run_dir}{options}",
+            file=sys.stderr,
+        )
+        return 128 + interruption.signal_number
+    if not records:
+        print("Done; the first worker evaluates the model and writes the files.")
+        return 0
     metrics = import_quietly("aef_tfp.metrics")
     print("Best validation checkpoint on the test set:")
     print(metrics.summary(records))

@@ -1,11 +1,14 @@
-"""Keras callbacks of a run: files, and what TensorBoard shows.
+"""Keras callbacks of a run: its files, how it stops, and what TensorBoard shows.
 
 Those that need it take `iteration_of`, which says how many training steps are done at
 the end of an epoch (an epoch is one validation interval, and the last one may be
 shorter).
 """
 
-from aef_tfp.callbacks.files import Checkpoints, History
+from aef_tfp.callbacks.checkpoints import Checkpoints
+from aef_tfp.callbacks.history import History
+from aef_tfp.callbacks.signals import RunInterrupted, StopOnSignal
+from aef_tfp.callbacks.store import CheckpointStore
 from aef_tfp.callbacks.tensorboard import (
     Pictures,
     Scalars,
@@ -14,10 +17,13 @@ from aef_tfp.callbacks.tensorboard import (
 )
 
 __all__ = [
+    "CheckpointStore",
     "Checkpoints",
     "History",
     "Pictures",
+    "RunInterrupted",
     "Scalars",
+    "StopOnSignal",
     "write_hyperparameters",
     "write_projector",
 ]

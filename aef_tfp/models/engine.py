@@ -13,9 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import checked_count, fold_seed, stateless_seed
+from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.diagnosis import describe_non_finite
+from aef_tfp.models.examples import unpack_batch
+from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
 
-__all__ = ["LikelihoodTrainer", "first_examples", "unpack_batch"]
+__all__ = ["LikelihoodTrainer"]
 
 # Separates the noise of training from that of evaluation under one seed.
 _TRAIN, _TEST = 0, 1
@@ -25,7 +28,8 @@ class LikelihoodTrainer(keras.Model):
     """A model that is its own loss: the mean negative `objective` (abstract).
 
     Noise is stateless: every random number of a step is a function of (`seed`, step,
-    replica), so that a resumed run needs no generator state.
+    place of the example in the batch). So a resumed run needs no generator state, and
+    the update does not depend on how many replicas share the batch.
 
     A step whose loss or gradient is not finite leaves the weights and the optimizer as
     they are. `skipped_updates` counts those steps since the epoch began, and `fit`
@@ -59,7 +63,7 @@ class LikelihoodTrainer(keras.Model):
 
         Args:
             x: Batch as the data set gives it, `[batch, *event_shape]`.
-            seed: Stateless seed, `[2]` int32.
+            seed: Stateless seed, `[2]`, or `[3]` with the place of the first example.
 
         Returns:
             One value per example, `[batch]`: nats where it is a density.
@@ -89,8 +93,8 @@ class LikelihoodTrainer(keras.Model):
             **kwargs: None; `loss`, `metrics` and the like are refused.
 
         Raises:
-            ValueError: If `max_skipped_updates` is below 1, or there are other
-                arguments.
+            ValueError: If `max_skipped_updates` is below 1, there are other arguments,
+                or the optimizer was not made in the scope of several replicas.
         """
         if kwargs:
             raise ValueError(
@@ -108,6 +112,14 @@ class LikelihoodTrainer(keras.Model):
             run_eagerly=run_eagerly,
         )
         self._max_skipped_updates = max_skipped_updates
+        steps = self.optimizer.variables[0].value
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        if several and not isinstance(steps, tf.distribute.DistributedValues):
+            raise ValueError(
+                f"The optimizer {self.optimizer.name!r} was made outside of the "
+                "strategy and would count every step once per replica; make it inside "
+                "strategy.scope()."
+            )
         # A compiled step cannot create variables, and a checkpoint wants them there.
         self.optimizer.build(self.trainable_variables)
 
@@ -156,6 +168,26 @@ class LikelihoodTrainer(keras.Model):
         seen = tf.convert_to_tensor(self._loss_metric.count) > 0
         loss = tf.where(seen, loss, np.nan)
         return {"loss": loss, **self.objective_logs(loss)}
+
+    def get_progress(self) -> dict[str, Any]:
+        """Returns the state of an epoch under way, as JSON takes it.
+
+        Under a strategy of several workers all of them have to call it.
+        """
+        return {
+            "metrics": [float(tf.convert_to_tensor(v)) for v in self.metrics_variables],
+            "skips_seen": self._skips_seen,
+            "skips_in_a_row": self._skips_in_a_row,
+        }
+
+    def set_progress(self, progress: dict[str, Any]) -> None:
+        """Goes on with an epoch that `get_progress` was called in."""
+        for variable, value in zip(
+            self.metrics_variables, progress["metrics"], strict=True
+        ):
+            variable.assign(value)
+        self._skips_seen = progress["skips_seen"]
+        self._skips_in_a_row = progress["skips_in_a_row"]
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras builds models and metrics here from the mean of the replicas' batches,
@@ -211,7 +243,7 @@ class LikelihoodTrainer(keras.Model):
             if int(steps) == 0:
                 raise StopIteration
             if check is not None:
-                check(int(steps), logs)
+                check(int(steps), logs, iterator)
             return logs
 
         return run_or_stop
@@ -253,14 +285,12 @@ class LikelihoodTrainer(keras.Model):
         """Returns the gradient summed over replicas, clipped; whether it is finite."""
         x = unpack_batch(data)
         replicas = self.distribute_strategy.num_replicas_in_sync
+        first, batch_size = self._place_in_batch(x)
+        seed = self._step_seed(_TRAIN, self.optimizer.iterations, first)
         with tf.GradientTape() as tape:
-            objective = self.objective(
-                x, self._step_seed(_TRAIN, self.optimizer.iterations)
-            )
+            objective = self.objective(x, seed)
             # A replica may have fewer examples than another, even none.
-            loss = -tf.reduce_sum(objective) / self._summed(
-                tf.cast(tf.size(objective), objective.dtype)
-            )
+            loss = -tf.reduce_sum(objective) / tf.cast(batch_size, objective.dtype)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
         present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
@@ -272,6 +302,16 @@ class LikelihoodTrainer(keras.Model):
             gradients = self._clip(gradients, norm)
         self._update_train_metrics(objective, norm, finite, replicas)
         return gradients, finite
+
+    def _place_in_batch(self, x):
+        """Returns where this replica's examples begin, and how many all hold."""
+        size = tf.shape(x)[0]
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas == 1:
+            return None, size
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        sizes = self._summed(size * tf.one_hot(replica, replicas, dtype=size.dtype))
+        return tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes)
 
     def _summed(self, values):
         """Sums tensors over the replicas."""
@@ -290,7 +330,9 @@ class LikelihoodTrainer(keras.Model):
             sample_weight=tf.fill(tf.shape(objective), counted),
         )
         self._gradient_norm_metric.update_state(
-            tf.where(finite, norm, tf.zeros_like(norm)), sample_weight=counted
+            tf.where(finite, norm, tf.zeros_like(norm)),
+            # A step counts once, so that an epoch may go on with more replicas.
+            sample_weight=counted / replicas,
         )
         self._skipped_metric.update_state((1.0 - counted) / replicas)
 
@@ -323,7 +365,8 @@ class LikelihoodTrainer(keras.Model):
     def _test_step(self, data):
         x = unpack_batch(data)
         steps_before = tf.cast(self._local_test_steps(), tf.int64)
-        objective = self.objective(x, self._step_seed(_TEST, steps_before))
+        first, _ = self._place_in_batch(x)
+        objective = self.objective(x, self._step_seed(_TEST, steps_before, first))
         self._loss_metric.update_state(-objective)
         self._test_step_metric.update_state(1.0)
 
@@ -331,12 +374,13 @@ class LikelihoodTrainer(keras.Model):
         # Read inside a replica, a metric's variable is that replica's own count.
         return tf.convert_to_tensor(self._test_step_metric.variables[0])
 
-    def _step_seed(self, phase, step):
+    def _step_seed(self, phase, step, first):
+        """The seed of a step's noise, from the first example of this replica on."""
         seed = stateless_seed(self.seed)
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        for number in (phase, step, replica):
+        # The last number was the replica's; one device has to go on as before.
+        for number in (phase, step, 0):
             seed = fold_seed(seed, number)
-        return seed
+        return seed if first is None else starting_at(seed, first)
 
     def _check_optimizer(self):
         several = self.distribute_strategy.num_replicas_in_sync > 1
@@ -348,7 +392,7 @@ class LikelihoodTrainer(keras.Model):
                 "batch size per replica instead."
             )
 
-    def _stop_if_stuck(self, steps: int, logs: Any) -> None:
+    def _stop_if_stuck(self, steps: int, logs: Any, iterator: Any) -> None:
         """Raises after too many skipped updates in a row.
 
         Within one execution of several steps, only a fully skipped one continues the
@@ -361,65 +405,29 @@ class LikelihoodTrainer(keras.Model):
             raise FloatingPointError(
                 f"{self._skips_in_a_row} updates in a row had a non-finite loss or "
                 "gradient and were skipped, after "
-                f"{int(self.optimizer.iterations.numpy())} good ones; check the data "
+                f"{int(self.optimizer.iterations.numpy())} good ones; the first value "
+                f"that was not finite is {self._diagnosis(iterator)}. Check the data "
                 "for NaN and values out of range, lower the learning rate, or set "
                 "global_clipnorm in the optimizer."
             )
 
-
-def unpack_batch(data: Any) -> Any:
-    """Returns the images of one batch; a label beside them is an error.
-
-    Raises:
-        ValueError: If the batch is a pair or a dictionary.
-    """
-    if isinstance(data, (tuple, list)) and len(data) == 1:
-        return data[0]
-    if isinstance(data, (tuple, list, dict)):
-        kind = (
-            f"a dictionary with {', '.join(map(repr, data))}"
-            if isinstance(data, dict)
-            else f"a tuple of {len(data)}"
+    def _diagnosis(self, iterator: Any) -> str:
+        """Says what is not finite in the next batch, from which no step came yet."""
+        data = iterator.get_next_as_optional()
+        if not data.has_value():
+            return "unknown, for the data end here"
+        x = unpack_batch(data.get_value())
+        parts = self.distribute_strategy.experimental_local_results(x)
+        if any(part.dtype.is_floating and np.isnan(part).any() for part in parts):
+            return "in the data"
+        # As a skipped step does not count, the noise is that of the last one.
+        seed = self._step_seed(_TRAIN, self.optimizer.iterations, None)
+        return describe_non_finite(
+            lambda: -tf.reduce_mean(self.objective(tf.concat(parts, axis=0), seed)),
+            self.trainable_variables,
         )
-        raise ValueError(
-            f"The model takes images alone, got {kind} per batch; drop the labels, "
-            "e.g. dataset.map(lambda image, label: image)."
-        )
-    return data
 
 
 def _in_place_of_present(gradients, reduced):
     remaining = iter(reduced)
     return [None if g is None else next(remaining) for g in gradients]
-
-
-def first_examples(x: Any, num_examples: int) -> Any:
-    """Returns the first examples of whatever `fit` accepts as data.
-
-    Args:
-        x: Array or tensor `[n, *event]`, a `tf.data.Dataset` of batches, or a data set
-            distributed by a strategy.
-        num_examples: How many to take at most.
-
-    Raises:
-        ValueError: If the data hold nothing.
-        TypeError: If `x` is of another kind, e.g. a generator that would be used up.
-    """
-    if isinstance(x, (np.ndarray, tf.Tensor)):
-        return x[:num_examples]
-    if not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
-        raise TypeError(
-            f"Cannot take the first examples of {type(x).__name__} without using it "
-            "up; call model.adapt(batch) with one batch first."
-        )
-    parts, count = [], 0
-    for batch in x:
-        images = unpack_batch(batch)
-        local = tf.distribute.get_strategy().experimental_local_results(images)
-        parts.extend(local)
-        count += sum(len(part) for part in local)
-        if count >= num_examples:
-            break
-    if not parts:
-        raise ValueError("The data set is empty: it gave no batch.")
-    return tf.concat(parts, axis=0)[:num_examples]

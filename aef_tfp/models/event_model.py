@@ -9,14 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.models.arguments import (
-    checked_event_shape,
-    fold_seed,
-    normal_noise,
-    stateless_seed,
-)
-from aef_tfp.models.engine import LikelihoodTrainer, first_examples
+from aef_tfp.models.arguments import checked_event_shape
+from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
+from aef_tfp.models.examples import first_examples
+from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
 

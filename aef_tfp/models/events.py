@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import (
-    checked_event_shape,
-    shape_text,
-    uniform_noise,
-)
+from aef_tfp.models.arguments import checked_event_shape, shape_text
+from aef_tfp.models.noise import uniform_noise
 
 __all__ = ["EventSpec"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from aef_tfp.models.arguments import stateless_seed
 from aef_tfp.models.generative import GenerativeModel
+from aef_tfp.models.noise import stateless_seed
 
 __all__ = ["ExactModel"]
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import keras
 import tensorflow as tf
 
-from aef_tfp.models.arguments import stateless_seed
+from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.whole import WholeEventModel
 
 __all__ = ["ExpandedAEF"]

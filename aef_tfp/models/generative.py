@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from aef_tfp.models.arguments import checked_count, normal_noise, stateless_seed
+from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.event_model import EventModel
+from aef_tfp.models.noise import normal_noise, stateless_seed
 
 __all__ = ["GenerativeModel"]
 

@@ -11,9 +11,9 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
-from aef_tfp.models.arguments import stateless_seed
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
+from aef_tfp.models.noise import stateless_seed
 
 __all__ = ["PairModel"]
 

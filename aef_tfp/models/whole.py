@@ -12,14 +12,10 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import decoder_coupling
-from aef_tfp.models.arguments import (
-    checked_count,
-    fold_seed,
-    normal_noise,
-    stateless_seed,
-)
+from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
 from aef_tfp.models.laplace import Laplace, laplace_approximation
+from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
 from aef_tfp.models.pair import PairModel
 from aef_tfp.networks import with_flat_batch
 

@@ -1,0 +1,195 @@
+"""What an interrupted run goes on from, and the best model so far."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from aef_tfp.callbacks.iterations import IterationOf
+from aef_tfp.callbacks.store import CheckpointStore, size_in_bytes
+from aef_tfp.distribution import is_chief, share_from_chief, share_json
+from aef_tfp.files import replace_file
+
+__all__ = ["Checkpoints"]
+
+# Validations in a row without a finite loss after which a run is given up.
+_MAX_BAD_VALIDATIONS = 3
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the best model and the state to resume from; stops when patience ends.
+
+    After each validation, and every `save_interval` steps, it writes
+    `checkpoints/iteration-N/`: the weights with the optimizer's state, and what else a
+    run needs to go on as if it had never stopped. If the monitored value is the lowest
+    yet it also writes `best.keras`; the first validation always is. All files are
+    written aside and renamed, so that an interruption leaves the former ones.
+
+    Of several workers the chief alone reads and writes.
+
+    Args:
+        run_dir: The run's directory.
+        iteration_of: Iterations done at the end of an epoch.
+        monitor: Name of the log to be minimized.
+        patience: Iterations without a better value after which training stops; 0 means
+            never.
+        save_interval: Steps between two checkpoints within an epoch; 0 writes them
+            after validations only.
+        keep: Checkpoints to keep, the newest.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        iteration_of: IterationOf,
+        monitor: str = "val_loss",
+        patience: int = 0,
+        save_interval: int = 0,
+        keep: int = 3,
+    ):
+        super().__init__()
+        self.best_path = run_dir / "best.keras"
+        self.store = CheckpointStore(run_dir / "checkpoints", keep)
+        self.iteration_of = iteration_of
+        self.monitor = monitor
+        self.patience = patience
+        self.save_interval = save_interval
+        self.iteration = 0
+        self.best = math.inf
+        self.best_iteration = 0
+        self.stopped_early = False
+        self._first = math.inf
+        self._bad_validations = 0
+        self._warned = False
+        self._epoch_start = self._epoch_end = 0
+        self._saved = 0
+        self._progress: dict[str, Any] | None = None
+
+    def restore(self, model: keras.Model) -> int:
+        """Loads the newest checkpoint that is whole into a compiled model.
+
+        All workers have to call it.
+
+        Returns:
+            The iterations done: 0 if there is no checkpoint yet.
+
+        Raises:
+            ValueError: If there are checkpoints, but all of them are damaged.
+        """
+        strategy = model.distribute_strategy
+        found = self.store.read(model) if is_chief(strategy) else None
+        self.iteration, state = share_json(strategy, found)
+        self._saved = self.iteration
+        if not state:
+            return 0
+        share_from_chief(strategy, [*model.variables, *model.optimizer.variables])
+        self.best = _finite_or_inf(state["best"])
+        self.best_iteration = state["best_iteration"]
+        self._first = _finite_or_inf(state["first"])
+        self._bad_validations = state["bad_validations"]
+        self._progress = state["progress"]
+        self.stopped_early = self._patience_ended(self.iteration)
+        return self.iteration
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present iteration, unless there is one."""
+        if self._saved == self.iteration:
+            return
+        # The workers' metrics are summed, so all of them take part.
+        progress = self.model.get_progress()
+        self._saved = self.iteration
+        if not is_chief(self.model.distribute_strategy):
+            return
+        state = {
+            "best": _finite_or_none(self.best),
+            "best_iteration": self.best_iteration,
+            "first": _finite_or_none(self._first),
+            "bad_validations": self._bad_validations,
+            "progress": progress,
+        }
+        self.store.write(self.model, self.iteration, state)
+
+    @property
+    def is_epoch_done(self) -> bool:
+        """Whether only the validation is left of the epoch, after which it saves."""
+        return self.iteration >= self._epoch_end
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Goes on with the means of the epoch that a checkpoint was written in."""
+        before = self.iteration_of(epoch - 1) if epoch else 0
+        self._epoch_start = max(before, self.iteration)
+        self._epoch_end = self.iteration_of(epoch)
+        if self._progress is not None and self._epoch_start > before:
+            self.model.set_progress(self._progress)
+        self._progress = None
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Saves, if it is time."""
+        self.iteration = self._epoch_start + batch + 1
+        interval = self.save_interval
+        is_time = interval and self.iteration // interval > self._saved // interval
+        if is_time and not self.is_epoch_done:
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves, and stops training when patience ends.
+
+        Raises:
+            FloatingPointError: If the value is not finite for the third time in a row.
+        """
+        value = (logs or {})[self.monitor]
+        self.iteration = self.iteration_of(epoch)
+        is_finite = math.isfinite(value)
+        if value < self.best or self.best_iteration == 0:
+            # A first value that is not finite must not count as the one to beat.
+            self.best = value if is_finite else math.inf
+            self.best_iteration = self.iteration
+            if is_chief(self.model.distribute_strategy):
+                replace_file(self.best_path, self.model.save, size_in_bytes(self.model))
+        self._bad_validations = 0 if is_finite else self._bad_validations + 1
+        if is_finite and not math.isfinite(self._first):
+            self._first = value
+        # Also over one from before this validation.
+        self._saved = -1
+        self.save()
+        self._check_divergence(value)
+        if self._patience_ended(self.iteration):
+            self.stopped_early = True
+            self.model.stop_training = True
+
+    def _patience_ended(self, iteration: int) -> bool:
+        waited = iteration - self.best_iteration
+        return self.patience > 0 and waited >= self.patience
+
+    def _check_divergence(self, value: float) -> None:
+        best = f"the best model, of iteration {self.best_iteration}, is best.keras"
+        if self._bad_validations >= _MAX_BAD_VALIDATIONS:
+            raise FloatingPointError(
+                f"{self.monitor} was not finite in {self._bad_validations} validations "
+                f"in a row, the last at iteration {self.iteration}; lower the learning "
+                f"rate, or check the validation data; {best}."
+            )
+        if self._bad_validations:
+            warnings.warn(
+                f"{self.monitor} is {value} at iteration {self.iteration}; {best}.",
+                stacklevel=2,
+            )
+        elif value > self._first and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.monitor} is {value:.6g} at iteration {self.iteration}, worse "
+                f"than {self._first:.6g} at the first validation; {best}.",
+                stacklevel=2,
+            )
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _finite_or_inf(value: float | None) -> float:
+    return math.inf if value is None else value

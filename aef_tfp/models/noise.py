@@ -1,0 +1,120 @@
+"""Noise that is a function of a seed, whatever makes it and on however many devices."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "fold_seed",
+    "normal_noise",
+    "normal_of_bits",
+    "starting_at",
+    "stateless_seed",
+    "uniform_noise",
+]
+
+# TensorFlow's default depends on the device and on XLA: the same seed would give other
+# noise.
+_ALGORITHM = "philox"
+
+# Philox is a function of a counter; each value of the counter gives so many numbers.
+_NUMBERS_PER_COUNT = 4
+
+
+def stateless_seed(seed: int | None) -> tf.Tensor:
+    """Returns the `[2]` seed of TensorFlow's stateless operations.
+
+    Args:
+        seed: Any integer of 64 bits; None draws one from NumPy's global generator,
+            which `keras.utils.set_random_seed` seeds.
+    """
+    if seed is None:
+        seed = int(np.random.randint(2**63))
+    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    return tf.constant(np.array([low, high], np.uint32).view(np.int32))
+
+
+def fold_seed(seed: tf.Tensor, number: Any) -> tf.Tensor:
+    """Returns the seed of one of many streams of noise under a seed.
+
+    Args:
+        seed: Stateless seed, `[2]`, or `[3]` from `starting_at`.
+        number: Which stream: an integer or a scalar integer tensor.
+
+    Returns:
+        A seed of the same shape.
+    """
+    folded = tf.random.experimental.stateless_fold_in(
+        seed[:2], tf.cast(number, tf.int64), alg=_ALGORITHM
+    )
+    if seed.shape[0] == 2:
+        return folded
+    return tf.concat([folded, tf.cast(seed[2:], folded.dtype)], axis=0)
+
+
+def starting_at(seed: tf.Tensor, example: tf.Tensor) -> tf.Tensor:
+    """Returns the seed whose noise begins at a later example of the same noise.
+
+    A replica that holds examples k to k + n of a batch draws, with k, exactly what one
+    device would draw for them.
+
+    Args:
+        seed: Stateless seed, `[2]`.
+        example: Scalar integer, the place k in the batch.
+
+    Returns:
+        `[3]` int64, for `fold_seed`, `uniform_noise` and `normal_noise`.
+    """
+    parts = [tf.cast(seed, tf.int64), tf.cast(example, tf.int64)[None]]
+    return tf.concat(parts, axis=0)
+
+
+def uniform_noise(shape: Any, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Uniform numbers in [0, 1), the same with and without XLA.
+
+    The bits of `stateless_uniform` agree between the two, the floats made of them do
+    not: compiled and plain training would see different noise.
+
+    Args:
+        shape: Shape of the noise, examples first.
+        seed: Stateless seed, `[2]`, or `[3]` from `starting_at`.
+        dtype: Of the result.
+    """
+    bits = _random_bits(shape, seed)
+    return tf.cast(tf.bitwise.right_shift(bits, 8), dtype) * 2.0**-24
+
+
+def normal_noise(shape: Any, seed: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Standard normal numbers, the same with and without XLA; see `uniform_noise`."""
+    return normal_of_bits(_random_bits(shape, seed), dtype)
+
+
+def normal_of_bits(bits: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Maps uint32 bits to standard normal numbers, finite for all bits."""
+    # The middle of 2^23 cells of (0, 1). That is exact in float32; with one bit more,
+    # the highest would round to 1, whose quantile is infinite.
+    cell = tf.cast(tf.bitwise.right_shift(bits, 9), dtype)
+    return tf.math.ndtri((cell + 0.5) * 2.0**-23)
+
+
+def _random_bits(shape: Any, seed: tf.Tensor) -> tf.Tensor:
+    if seed.shape[0] == 2:
+        return tf.random.stateless_uniform(
+            shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=_ALGORITHM
+        )
+    shape = tf.cast(shape, tf.int64)
+    size = tf.reduce_prod(shape)
+    before = seed[2] * tf.reduce_prod(shape[1:])
+    # The counter goes to the group of numbers that the first one lies in.
+    within = before % _NUMBERS_PER_COUNT
+    counts = tf.cast(before // _NUMBERS_PER_COUNT, tf.uint64)
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=(size + within)[None],
+        key=key,
+        counter=counter + tf.stack([counts, tf.zeros_like(counts)]),
+        alg=tf.random.Algorithm.PHILOX.value,
+        dtype=tf.uint32,
+    )
+    return tf.reshape(bits[within:], shape)

@@ -1,0 +1,360 @@
+"""What a run survives: signals, damaged files, full disks, bad data, other devices."""
+
+import contextlib
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_run import SMALL, history, last_weights
+from test_training_engine import FLOATS, batches, tiny, weights
+
+from aef_tfp import distribution, files, training
+from aef_tfp.callbacks import Checkpoints, CheckpointStore, History, StopOnSignal
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "trainers"))
+import launch  # noqa: E402
+import run  # noqa: E402
+
+RUN = [*SMALL, "--iterations=10", "--validation-interval=4", "--save-interval=3"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """An uninterrupted run of 10 iterations, a validation after each 4."""
+    run_dir = tmp_path_factory.mktemp("runs") / "straight"
+    assert run.main([*RUN, f"--run-dir={run_dir}"]) == 0
+    return run_dir
+
+
+def assert_equal_runs(run_dir, other):
+    assert history(run_dir) == history(other)
+    expected, got = last_weights(other), last_weights(run_dir)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def at_iteration(monkeypatch, iteration, action):
+    """Does something in the middle of training, once, when the step is done."""
+    original = StopOnSignal.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.checkpoints.iteration == iteration:
+            monkeypatch.setattr(StopOnSignal, "on_train_batch_end", original)
+            action()
+        original(self, batch, logs)
+
+    monkeypatch.setattr(StopOnSignal, "on_train_batch_end", on_train_batch_end)
+
+
+# Between two validations, and just before one, which is still made.
+@pytest.mark.parametrize(
+    ("number", "iteration", "saved"),
+    [(signal.SIGTERM, 6, 6), (signal.SIGINT, 8, 8)],
+)
+def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
+    number, iteration, saved, straight, tmp_path, monkeypatch, capfd
+):
+    run_dir = tmp_path / "stopped"
+    at_iteration(monkeypatch, iteration, lambda: os.kill(os.getpid(), number))
+    assert run.main([*RUN, f"--run-dir={run_dir}"]) == 128 + number
+    resume = f"--resume {run_dir}"
+    error = capfd.readouterr().err
+    assert f"Saved at iteration {saved} of 10; go on with: " in error
+    assert resume in error
+    validated = [row["iteration"] for row in history(run_dir)]
+    assert validated == ["4", "8"][: saved // 4]
+    assert run.main(resume.split()) == 0
+    assert_equal_runs(run_dir, straight)
+    # Handlers are given back.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_newest_checkpoints_are_kept(straight):
+    names = sorted(path.name for path in (straight / "checkpoints").iterdir())
+    # Written at 3, 4 (validation), 6, 8 (validation), 9 and 10 (the end).
+    assert names == [f"iteration-{i:08d}" for i in (8, 9, 10)]
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("model.weights.h5", flip_a_byte, "is not as it was written"),
+        ("model.weights.h5", cut_short, "is not as it was written"),
+        ("state.json", flip_a_byte, "is not as it was written"),
+        ("SHA256SUMS", cut_short, "is not as it was written|missing or unreadable"),
+        ("model.weights.h5", Path.unlink, "is missing"),
+        ("SHA256SUMS", Path.unlink, "is missing or unreadable"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(name, damage, message, straight, tmp_path):
+    directory = shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
+    store = CheckpointStore(directory)
+    damage(directory / "iteration-00000010" / name)
+    assert store.newest_path() == directory / "iteration-00000009"
+    config = training.RunConfig.from_run(straight)
+    model = training.build_model(config, run_splits(config).info)
+    with pytest.warns(UserWarning, match=rf"iteration-00000010 is damaged .*{message}"):
+        iteration, state = store.read(model)
+    assert iteration == 9
+    assert state["best_iteration"] in (4, 8)
+    assert int(model.optimizer.iterations.numpy()) == 9
+
+
+def run_splits(config):
+    return training.load_run_splits(config, data_dir=None, download=False)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(straight, tmp_path):
+    run_dir = shutil.copytree(straight, tmp_path / "damaged")
+    flip_a_byte(run_dir / "checkpoints" / "iteration-00000010" / "model.weights.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run.main([f"--resume={run_dir}"]) == 0
+    assert_equal_runs(run_dir, straight)
+    assert CheckpointStore(run_dir / "checkpoints").newest_path().name.endswith("10")
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_started_anew(
+    straight, tmp_path, capsys
+):
+    run_dir = shutil.copytree(straight, tmp_path / "damaged")
+    before = (run_dir / "history.csv").read_text()
+    for path in (run_dir / "checkpoints").glob("*/model.weights.h5"):
+        cut_short(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run.main([f"--resume={run_dir}"]) == 1
+    assert "All 3 checkpoints in" in capsys.readouterr().err
+    assert (run_dir / "history.csv").read_text() == before
+
+
+def test_an_empty_run_directory_says_what_it_lacks(tmp_path, capsys):
+    assert run.main([f"--resume={tmp_path}"]) == 1
+    assert "holds no run: it has no config.json" in capsys.readouterr().err
+
+
+def test_a_row_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("epoch,iteration,loss\n0,4,2.5\n1,8,2.25\n2,1")
+    History.keep_until(path, 8)
+    with path.open() as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["4", "8"]
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes=20_000):
+    """The kernel refuses files above a size, as it does on a full disk."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint(tmp_path):
+    model = tiny()
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.write(model, 5, {})
+    message = r"iteration 10 could not be saved .*iteration-00000005 is intact"
+    with full_disk(), pytest.raises(OSError, match=message) as error:
+        store.write(model, 10, {})
+    assert "\n" not in str(error.value)
+    assert [path.name for path in store.directory.iterdir()] == ["iteration-00000005"]
+    best = tmp_path / "best.keras"
+    files.replace_file(best, model.save)
+    whole = best.read_bytes()
+    with full_disk(), contextlib.suppress(Exception):
+        files.replace_file(best, model.save)
+    assert best.read_bytes() == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"best.keras", "checkpoints"}
+
+
+def test_two_processes_do_not_train_in_one_directory(straight):
+    script = (
+        "import sys; from pathlib import Path; from aef_tfp.files import locked\n"
+        "with locked(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", script, str(straight)]
+    with files.locked(straight):
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert "Another process is training in" in second.stderr
+    assert subprocess.run(command).returncode == 0
+
+
+def test_data_that_fail_in_mid_run_end_in_one_line(tmp_path, monkeypatch, capsys):
+    reads = []
+
+    def failing(images, *args, **kwargs):
+        def read(i):
+            reads.append(i)
+            # Not while ActNorm is initialized from the first 512 images.
+            if i == 6 and len(reads) > 16:
+                raise OSError("image 17 cannot be read")
+            return images[:32]
+
+        steps = tf.data.Dataset.range(1000)
+        return steps.map(
+            lambda i: tf.ensure_shape(
+                tf.numpy_function(read, [i], tf.uint8), [32, 8, 8, 1]
+            )
+        )
+
+    monkeypatch.setattr(training, "training_batches", failing)
+    run_dir = tmp_path / "run"
+    assert run.main([*RUN, f"--run-dir={run_dir}"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "Training stopped after iteration 6: OSError: image 17 cannot be" in error
+    last = run_dir / "checkpoints" / "iteration-00000006"
+    assert f"The last good checkpoint is {last}; --resume {run_dir} goes on." in error
+
+
+def validated(tmp_path, values):
+    """Checkpoints of a model whose validation losses are these."""
+    model = tiny()
+    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1)
+    checkpoints.set_model(model)
+    for epoch, value in enumerate(values):
+        checkpoints.on_epoch_begin(epoch)
+        checkpoints.on_train_batch_end(0)
+        checkpoints.on_epoch_end(epoch, {"val_loss": value})
+    return checkpoints
+
+
+def test_a_validation_loss_that_diverges_is_told_once(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoints = validated(tmp_path, [5.0, 4.0, 9.0, 10.0])
+    told = [str(w.message) for w in caught if w.category is UserWarning]
+    assert len(told) == 1
+    assert "val_loss is 9 at iteration 3, worse than 5 at the first" in told[0]
+    assert (checkpoints.best, checkpoints.best_iteration) == (4.0, 2)
+
+
+def test_validation_losses_that_are_not_finite_stop_the_run(tmp_path):
+    message = "not finite in 3 validations in a row, the last at iteration 5; .*iter"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(FloatingPointError, match=message):
+            validated(tmp_path, [np.nan, 4.0, np.nan, np.inf, np.nan])
+        told = [str(w.message) for w in caught if w.category is UserWarning]
+    assert [text.split(";")[0] for text in told] == [
+        f"val_loss is {value} at iteration {i}"
+        for value, i in (("nan", 1), ("nan", 3), ("inf", 4))
+    ]
+    state = CheckpointStore(tmp_path / "checkpoints").newest_state()
+    assert state[0] == 5
+    assert state[1]["best_iteration"] == 2
+
+
+def trained(strategy, run_dir, steps, kind=Checkpoints):
+    """A model after so many of 6 steps, from where the run directory is."""
+    with strategy.scope():
+        model = tiny(optimizer=keras.optimizers.Adam(1e-3))
+    images = (FLOATS * 17).astype(np.uint8)
+    checkpoints = kind(run_dir, lambda epoch: 6, "loss")
+    done = checkpoints.restore(model)
+    history = model.fit(
+        batches(images).skip(done),
+        steps_per_epoch=steps,
+        callbacks=[checkpoints],
+        verbose=0,
+    )
+    return model, history.history
+
+
+@pytest.mark.parametrize("first", ["one device", "two replicas"])
+def test_checkpoints_pass_between_one_device_and_several(first, mirrored, tmp_path):
+    strategies = [tf.distribute.get_strategy(), mirrored]
+    before, after = strategies if first == "one device" else strategies[::-1]
+    expected, logs = trained(after, tmp_path / "straight", 6)
+
+    class StopInMidEpoch(Checkpoints):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            if self.iteration == 3:
+                self.save()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(before, tmp_path / "resumed", 6, StopInMidEpoch)
+    model, resumed_logs = trained(after, tmp_path / "resumed", 3)
+    assert int(model.optimizer.iterations.numpy()) == 6
+    for value, other in zip(weights(model), weights(expected), strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-6)
+    # The means are those of the whole epoch.
+    assert resumed_logs.keys() == logs.keys()
+    for name, values in logs.items():
+        np.testing.assert_allclose(resumed_logs[name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("auto", "{}", "needs the environment variable TF_CONFIG"),
+        ("multi-worker", "", "needs the environment variable TF_CONFIG"),
+        ("multi-worker", "not json", "got 'not json'"),
+        (
+            "auto",
+            json.dumps(
+                {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}
+            ),
+            "this one's place",
+        ),
+        ("tpu", "", "strategy must be one of auto, none, mirrored, multi-worker, got"),
+    ],
+)
+def test_strategies_that_cannot_be_are_refused(name, config, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=message):
+        distribution.get_strategy(name)
+
+
+def test_strategies_have_names(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert distribution.get_strategy("none") is tf.distribute.get_strategy()
+    assert distribution.get_strategy() is tf.distribute.get_strategy()
+    kind = tf.distribute.MirroredStrategy
+    assert isinstance(distribution.get_strategy("mirrored"), kind)
+    two = [tf.config.PhysicalDevice(f"gpu{i}", "GPU") for i in range(2)]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: two)
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: "all GPUs")
+    assert distribution.get_strategy() == "all GPUs"
+
+
+def test_one_worker_asks_only_itself():
+    strategy = tf.distribute.get_strategy()
+    assert distribution.is_chief(strategy)
+    assert distribution.any_worker(strategy, True)
+    assert not distribution.any_worker(strategy, False)
+    assert distribution.share_json(strategy, {"a": [1]}) == {"a": [1]}
+
+
+def test_the_launcher_refuses_no_worker(capsys):
+    assert launch.main(["--workers=0"]) == 1
+    assert "--workers must be at least 1, got 0" in capsys.readouterr().err

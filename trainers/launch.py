@@ -1,0 +1,108 @@
+"""Trains with several workers on this machine: `python trainers/launch.py PRESET`."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from aef_tfp.terminal import run_command
+
+DESCRIPTION = """Starts several processes of trainers/run.py on this machine, which
+train one model together as the machines of a cluster would. It is for trying that out:
+GPUs are hidden from them, and CPU cores are shared. Each line of output names its
+worker. All further arguments are those of run.py."""
+
+# After one has failed, the others notice by themselves within half a minute.
+_GRACE_SECONDS = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the first exit status that is not 0."""
+    return run_command(_launch, argv, "interrupted")
+
+
+def _launch(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    arguments, argv = parser.parse_known_args(argv)
+    count = arguments.workers
+    if count < 1:
+        raise ValueError(f"--workers must be at least 1, got {count}.")
+    addresses = _free_addresses(count)
+    workers = [_start(addresses, index, argv) for index in range(count)]
+    printers = [
+        threading.Thread(target=_print_lines, args=worker)
+        for worker in enumerate(workers)
+    ]
+    for printer in printers:
+        printer.start()
+    try:
+        status = _wait(workers)
+    except KeyboardInterrupt:
+        # The terminal has sent the signal to the workers, too; they save and stop.
+        status = _wait(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+    for printer in printers:
+        printer.join()
+    return status
+
+
+def _free_addresses(count: int) -> list[str]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return addresses
+
+
+def _start(addresses: list[str], index: int, argv: list[str]) -> subprocess.Popen:
+    task = {"type": "worker", "index": index}
+    cluster = {"cluster": {"worker": addresses}, "task": task}
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("run.py")), *argv],
+        env={
+            **os.environ,
+            "TF_CONFIG": json.dumps(cluster),
+            "CUDA_VISIBLE_DEVICES": "-1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _print_lines(index: int, worker: subprocess.Popen) -> None:
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        print(f"[worker {index}] {line}", end="", flush=True)
+
+
+def _wait(workers: list[subprocess.Popen]) -> int:
+    """Waits for all; after one has failed, for the others only so long."""
+    deadline = None
+    while any(worker.poll() is None for worker in workers):
+        failed = [worker for worker in workers if worker.poll() not in (None, 0)]
+        if failed and deadline is None:
+            deadline = time.monotonic() + _GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            for worker in workers:
+                worker.send_signal(signal.SIGKILL)
+        time.sleep(0.1)
+    codes = [worker.returncode for worker in workers if worker.returncode]
+    # As a shell has it for a process that a signal ended.
+    return (128 - codes[0] if codes[0] < 0 else codes[0]) if codes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
