@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
@@ -28,6 +29,7 @@ def run_command(
     Returns:
         The exit status: that of `run`, 1 after an error, 130 after an interruption.
     """
+    warnings.formatwarning = _warning_in_one_line
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -43,6 +45,11 @@ def run_command(
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def _warning_in_one_line(message, category, filename, lineno, line=None) -> str:
+    # Where in the code a warning comes from helps its author, not its reader.
+    return f"warning: {message}\n"
 
 
 def import_quietly(name: str) -> ModuleType:

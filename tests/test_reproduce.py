@@ -737,7 +737,9 @@ def parsed(monkeypatch, command):
         found.append((*arguments, rest))
         raise _ParsedError
 
-    stand_in = SimpleNamespace(train=take, evaluate_run=take)
+    stand_in = SimpleNamespace(
+        train=take, evaluate_run=take, RunInterrupted=KeyboardInterrupt
+    )
     monkeypatch.setattr(script, "import_quietly", lambda name: stand_in)
     with pytest.raises(_ParsedError):
         script.main(argv)

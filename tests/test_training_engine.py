@@ -10,6 +10,7 @@ from test_models import small_model
 
 from aef_tfp import flows
 from aef_tfp.models import IWAE, ExpandedAEF, PartitionedAEF
+from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.noise import (
     fold_seed,
     normal_noise,
@@ -226,6 +227,47 @@ def test_fit_stops_after_too_many_skips_in_a_row():
     with pytest.raises(FloatingPointError, match="8 updates in a row had a non-finite"):
         model.fit(batches(images), epochs=3, verbose=0)
     assert np.isfinite(weights(model)[0]).all()
+
+
+def broken_layer(model):
+    """Makes one layer within the encoder overflow; returns its path."""
+    layer = [
+        part
+        for part in model.encoder._flatten_layers()
+        if isinstance(part, keras.layers.Dense)
+    ][1]
+    layer.kernel.assign(tf.fill(layer.kernel.shape, 3e38))
+    return layer.path
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_run_that_is_stuck_names_the_first_layer(replicas, mirrored):
+    strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
+    with strategy.scope():
+        model = tiny(max_skipped_updates=3)
+    model.adapt(FLOATS)
+    path = broken_layer(model)
+    call = keras.layers.Layer.__call__
+    message = f"not finite is the output of layer '{path}'"
+    with pytest.raises(FloatingPointError, match=message):
+        model.fit(batches(FLOATS), verbose=0)
+    assert keras.layers.Layer.__call__ is call
+
+
+def test_a_run_that_is_stuck_tells_data_from_gradients():
+    model = tiny(max_skipped_updates=3)
+    model.adapt(FLOATS)
+    images = FLOATS.copy()
+    images[5::16] = np.nan
+    with pytest.raises(FloatingPointError, match="was not finite is in the data"):
+        model.fit(batches(images), verbose=0)
+    variable = keras.Variable(0.0, name="root")
+    words = describe_non_finite(lambda: tf.sqrt(variable.value), [variable])
+    assert words == "the gradient of 'root', after a finite loss"
+    words = describe_non_finite(lambda: tf.math.log(variable.value), [variable])
+    assert words == "the loss itself, after finite outputs of all layers"
+    words = describe_non_finite(lambda: 2.0 * variable.value, [variable])
+    assert words.startswith("not in the next batch")
 
 
 def test_values_out_of_range_in_a_data_set_are_not_trained_on():

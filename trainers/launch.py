@@ -1,6 +1,6 @@
 """Trains with several workers on this machine: `python trainers/launch.py PRESET`."""
 
-import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -11,13 +11,26 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from aef_tfp.terminal import run_command
 
-DESCRIPTION = """Starts several processes of trainers/run.py on this machine, which
-train one model together as the machines of a cluster would. It is for trying that out:
-GPUs are hidden from them, and CPU cores are shared. Each line of output names its
-worker. All further arguments are those of run.py."""
+DESCRIPTION = """Start several processes of run.py on this machine.
+
+They train one model together, as the machines of a cluster would. That is for trying it
+out: GPUs are hidden from them, and CPU cores are shared. Each line of output names its
+worker. All other arguments are those of run.py."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the launcher itself takes."""
+
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
+    """Processes to start."""
+
 
 # After one has failed, the others notice by themselves within half a minute.
 _GRACE_SECONDS = 60.0
@@ -29,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--workers", type=int, default=2, metavar="N")
-    arguments, argv = parser.parse_known_args(argv)
+    arguments, argv = tyro.cli(
+        Arguments, args=argv, description=DESCRIPTION, return_unknown_args=True
+    )
     count = arguments.workers
     if count < 1:
         raise ValueError(f"--workers must be at least 1, got {count}.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,10 +104,12 @@ def _run(argv: list[str]) -> int:
             verbose=1 if sys.stdout.isatty() else 2,
         )
     except callbacks.RunInterrupted as interruption:
-        options = f" --data-dir {arguments.data_dir}" if arguments.data_dir else ""
+        command = ["python", "trainers/run.py", "--resume", str(run_dir)]
+        if arguments.data_dir:
+            command += ["--data-dir", str(arguments.data_dir)]
         print(
             f"Saved at iteration {interruption.iteration} of {config.iterations}; "
-            f"go on with: python trainers/run.py --resume {run_dir}{options}",
+            f"go on with: {shlex.join(command)}",
             file=sys.stderr,
         )
         return 128 + interruption.signal_number

@@ -1,0 +1,119 @@
+"""Two worker processes of a cluster on this machine."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kill_and_resume import final_weights
+
+ROOT = Path(__file__).parents[1]
+
+SETTINGS = [
+    "digits-aef-linear-8",
+    "--networks=dense",
+    "--flow-layers=1",
+    "--flow-units=16",
+    "--no-jit-compile",
+    "--batch-size=30",
+    "--validation-interval=100",
+    "--save-interval=20",
+    "--num-samples=4",
+    "--num-marginal-images=8",
+]
+
+# Two replicas on the one CPU of a machine; MirroredStrategy itself takes GPUs only.
+TWO_REPLICAS = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+sys.path.insert(0, "trainers")
+import run
+from aef_tfp import training
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+training.get_strategy = lambda name: mirrored
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def start(command, *arguments):
+    return subprocess.Popen(
+        [sys.executable, *command, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process, seconds=150):
+    output, _ = process.communicate(timeout=seconds)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@pytest.mark.slow
+def test_two_workers_two_replicas_and_one_device_end_alike(tmp_path):
+    shared = [*SETTINGS, "--iterations=200"]
+    commands = {
+        "workers": ["trainers/launch.py", "--workers=2"],
+        "replicas": ["-c", TWO_REPLICAS],
+        "device": ["trainers/run.py", "--strategy=none"],
+    }
+    for name, command in commands.items():
+        output = finished(start(command, *shared, f"--run-dir={tmp_path / name}"))
+        if name == "workers":
+            assert "[worker 1] Done; the first worker evaluates" in output
+    expected = final_weights(tmp_path / "device")
+    environment = json.loads((tmp_path / "workers" / "environment.json").read_text())
+    assert environment["strategy"] == "CollectiveAllReduceStrategy"
+    assert environment["replicas"] == 2
+    for name in ("workers", "replicas"):
+        got = final_weights(tmp_path / name)
+        assert got.keys() == expected.keys()
+        for key, value in expected.items():
+            difference = np.abs(np.float64(got[key]) - np.float64(value)).max()
+            assert difference <= 1e-4 * max(np.abs(value).max(), 1e-3), (name, key)
+
+
+def worker_pids(launcher):
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_others_and_the_run_goes_on(tmp_path):
+    run_dir = tmp_path / "run"
+    launcher = start(
+        ["trainers/launch.py"], *SETTINGS, "--iterations=100000", f"--run-dir={run_dir}"
+    )
+    checkpoints = run_dir / "checkpoints"
+    deadline = time.monotonic() + 100
+    while not list(checkpoints.glob("iteration-*")):
+        assert time.monotonic() < deadline, "no checkpoint came"
+        assert launcher.poll() is None
+        time.sleep(0.1)
+    # The chief is the first that was started.
+    os.kill(worker_pids(launcher)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = launcher.communicate(timeout=60)
+    assert time.monotonic() - killed < 30
+    assert launcher.returncode == 1
+    (line,) = (line for line in output.splitlines() if "error: " in line)
+    message = r"Training stopped after iteration (\d+): another worker is gone"
+    stopped = int(re.search(message, line).group(1))
+    saved = int(max(checkpoints.glob("iteration-*")).name[-8:])
+    assert 0 < saved <= stopped
+    resumed = start(
+        ["trainers/launch.py"], f"--resume={run_dir}", f"--iterations={saved + 5}"
+    )
+    assert "worker 1] Done" in finished(resumed)
+    assert (checkpoints / f"iteration-{saved + 5:08d}").is_dir()
