@@ -48,6 +48,9 @@ class RunConfig:
     channels: Literal[1, 3] | None = None
     """Channels of the images of a folder; None takes them from the images."""
 
+    num_levels: int | None = None
+    """Values a pixel of a folder or NumPy file can take, 0 to this - 1; None is 256."""
+
     skip_unreadable: bool = False
     """Leave out files of a folder that cannot be read, and say which."""
 
@@ -177,6 +180,17 @@ class RunConfig:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
                     f"{name} must be at least 0, got {getattr(self, name)}."
+                )
+        if self.num_levels is not None:
+            info = DATASETS.get(self.dataset)
+            if info is not None and info.source == "tfds":
+                raise ValueError(
+                    f"num_levels is {self.num_levels}, but data set {self.dataset!r} "
+                    f"has {info.num_levels} levels: leave it out."
+                )
+            if not 2 <= self.num_levels <= 256:
+                raise ValueError(
+                    f"num_levels must be from 2 to 256, got {self.num_levels}."
                 )
 
     def to_json(self) -> str:

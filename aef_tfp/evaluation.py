@@ -128,6 +128,7 @@ def load_run_splits(
         download=download,
         image_size=config.image_size,
         channels=config.channels,
+        num_levels=config.num_levels,
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
     )

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from aef_tfp import data
+from aef_tfp.config import RunConfig
 from aef_tfp.data import prepared, storage
 from aef_tfp.data.digits import Digits
 
@@ -483,6 +484,11 @@ def test_an_entry_with_a_builder_that_does_not_exist(tmp_path, made):
             "channels must be 1 (grey) or 3 (RGB), got 4: transparency is no channel of"
             " an image here",
         ),
+        (
+            {"num_levels": 16},
+            "num_levels is 16, but the images of data set 'digits' have 17 levels:"
+            " leave it out",
+        ),
         ({"image_size": 0}, "image_size must be at least 4, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
@@ -491,6 +497,14 @@ def test_arguments_that_the_data_do_not_have(digits_dir, arguments, message):
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("digits", digits_dir, **arguments)
     data.load_splits("digits", digits_dir, image_size=8, channels=1, seed=9)
+    data.load_splits("digits", digits_dir, num_levels=17)
+
+
+def test_a_run_on_a_data_set_of_the_table_has_its_levels():
+    RunConfig(dataset="folder", num_levels=17).check()
+    message = "num_levels is 17, but data set 'digits' has 17 levels: leave it out."
+    with pytest.raises(ValueError, match=one_line(message)):
+        RunConfig(dataset="digits", num_levels=17).check()
 
 
 # Images that do not fit into memory.

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from aef_tfp import data
+from aef_tfp.config import RunConfig
 from aef_tfp.data import celeba_hq, folder
 from aef_tfp.data.image_files import read_image
+from aef_tfp.evaluation import load_run_splits
 
 
 def one_line(message):
@@ -480,6 +482,14 @@ def numbered(n, shape=(8, 8)):
     )
 
 
+def small_values(largest):
+    return (
+        f"the largest value of the training images is {largest}: if a pixel can take"
+        " fewer than 256 values, say how many with --num-levels (num_levels=...), else"
+        " bits per dimension are wrong"
+    )
+
+
 def test_one_array_is_split_by_the_seed(tmp_path):
     file = tmp_path / "faces.npz"
     np.savez_compressed(file, images=numbered(40), labels=np.arange(40, dtype=np.uint8))
@@ -488,7 +498,7 @@ def test_one_array_is_split_by_the_seed(tmp_path):
         splits = data.load_splits("npz", file, seed=seed)
         assert splits.info.image_shape == (8, 8, 1)
         assert splits.info.logit_lambda == 1e-6
-        assert splits.notes == (
+        assert splits.notes[:-1] == (
             f"splits drawn by seed {seed}: 32 training, 4 validation, 4 test images",
         )
         for split in (splits.train, splits.validation, splits.test):
@@ -512,7 +522,7 @@ def test_given_splits_are_taken(tmp_path):
     splits = data.load_splits("npz", file)
     found = [images[:, 0, 0, 0].tolist() for images in all_images(splits)]
     assert found == [list(range(20)), [50, 51, 52], list(range(100, 105))]
-    assert splits.notes == (f"splits as given in '{file}'",)
+    assert splits.notes == (f"splits as given in '{file}'", small_values(19))
     assert splits.train.labels is None
     assert splits.test.labels.tolist() == list(range(5))
 
@@ -521,7 +531,61 @@ def test_given_splits_are_taken(tmp_path):
     train, validation, test = (i[:, 0, 0, 0].tolist() for i in all_images(splits))
     assert sorted(train + validation) == list(range(20))
     assert (len(validation), test) == (2, list(range(100, 105)))
-    assert splits.notes == ("2 of 20 training images, drawn by seed 1, validate",)
+    assert splits.notes == (
+        "2 of 20 training images, drawn by seed 1, validate",
+        small_values(max(train)),
+    )
+
+
+def test_the_number_of_levels_is_said_or_doubted(tmp_path):
+    file = tmp_path / "a.npz"
+    images = numbered(30)
+    np.savez(file, train=images[:16], validation=images[:8], test=images[:8])
+    splits = data.load_splits("npz", file)
+    assert splits.info.num_levels == 256
+    assert splits.notes[1:] == (small_values(15),)
+    splits = data.load_splits("npz", file, num_levels=16)
+    assert splits.info.num_levels == 16
+    assert len(splits.notes) == 1
+    message = (
+        "data set 'npz' ({}) has a pixel of value {}, but num_levels is {}, so at most"
+        " {}: pass a higher --num-levels (num_levels=...), or correct the images"
+    )
+    with pytest.raises(ValueError, match=one_line(message.format("train", 15, 15, 14))):
+        data.load_splits("npz", file, num_levels=15)
+    for name in ("validation", "test"):
+        arrays = dict.fromkeys(("train", "validation", "test"), images[:16])
+        np.savez(file, **{**arrays, name: images})
+        expected = one_line(message.format(name, 29, 16, 15))
+        with pytest.raises(ValueError, match=expected):
+            data.load_splits("npz", file, num_levels=16)
+    # The one that tells comes late.
+    for value, doubted in [(127, True), (128, False)]:
+        images = np.zeros([3000, 4, 4], np.uint8)
+        images[-1, 3, 3] = value
+        np.savez(file, train=images, validation=images[:8], test=images[:8])
+        splits = data.load_splits("npz", file)
+        assert splits.notes[1:] == ((small_values(value),) if doubted else ())
+
+
+def test_the_levels_of_a_folder(tmp_path):
+    numbered_folder(tmp_path, 20)
+    config = RunConfig(dataset="folder", num_levels=20)
+    splits = load_run_splits(config, data_dir=tmp_path)
+    assert splits.info.num_levels == 20
+    assert len(splits.notes) == 2
+    assert data.load_splits("folder", tmp_path).notes[2].startswith("the largest value")
+    with pytest.raises(ValueError, match=r"^data set 'folder' .* value 19, but"):
+        data.load_splits("folder", tmp_path, num_levels=19)
+
+
+@pytest.mark.parametrize("num_levels", [1, 257])
+def test_numbers_of_levels_that_bytes_do_not_have(num_levels):
+    message = f"num_levels must be from 2 to 256, got {num_levels}"
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("npz", "a.npz", num_levels=num_levels)
+    with pytest.raises(ValueError, match=one_line(message + ".")):
+        RunConfig(dataset="npz", num_levels=num_levels).check()
 
 
 def test_every_pixel_arrives(tmp_path, rng, monkeypatch):

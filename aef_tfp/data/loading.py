@@ -16,6 +16,7 @@ def load_splits(
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    num_levels: int | None = None,
     seed: int = 3,
     skip_unreadable: bool = False,
     memory_limit: int | None = None,
@@ -68,6 +69,9 @@ def load_splits(
             the convolutional networks need), at most 64.
         channels: 1 or 3, for `folder` only. None is 1 if all images are grey, else 3.
             1 makes colours grey.
+        num_levels: How many values a pixel can take, 0 to `num_levels - 1`, for
+            `folder` and `npz` only: from 2 to 256. None is 256; `notes` then says if
+            the training images have small values only.
         seed: Draws the splits of `folder` and `npz`: at least 0.
         skip_unreadable: Whether `folder` leaves out files that cannot be read; `notes`
             then names them.
@@ -88,7 +92,7 @@ def load_splits(
             which `DATASETS` or the arguments describe, or files cannot be read.
     """
     info = dataset_info(name)
-    _check_arguments(info, image_size, channels, seed)
+    _check_arguments(info, image_size, channels, num_levels, seed)
     storage: dict[str, Any] = {"memory_limit": memory_limit, "cache_dir": cache_dir}
     if info.source == "tfds":
         from aef_tfp.data.prepared import load_prepared
@@ -109,14 +113,22 @@ def load_splits(
     if info.source == "npz":
         from aef_tfp.data.npz import load_npz
 
-        return load_npz(info, data_dir, **own)
-    from aef_tfp.data.folder import load_folder
+        splits = load_npz(info, data_dir, **own)
+    else:
+        from aef_tfp.data.folder import load_folder
 
-    return load_folder(info, data_dir, skip_unreadable=skip_unreadable, **own)
+        splits = load_folder(info, data_dir, skip_unreadable=skip_unreadable, **own)
+    from aef_tfp.data.levels import with_levels
+
+    return with_levels(splits, num_levels)
 
 
 def _check_arguments(
-    info: DatasetInfo, image_size: int | None, channels: int | None, seed: int
+    info: DatasetInfo,
+    image_size: int | None,
+    channels: int | None,
+    num_levels: int | None,
+    seed: int,
 ) -> None:
     if image_size is not None and image_size < 4:
         raise ValueError(f"image_size must be at least 4, got {image_size}")
@@ -125,10 +137,17 @@ def _check_arguments(
             f"channels must be 1 (grey) or 3 (RGB), got {channels}: transparency is no"
             " channel of an image here"
         )
+    if num_levels is not None and not 2 <= num_levels <= 256:
+        raise ValueError(f"num_levels must be from 2 to 256, got {num_levels}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     if info.source != "tfds":
         return
+    if num_levels is not None and num_levels != info.num_levels:
+        raise ValueError(
+            f"num_levels is {num_levels}, but the images of data set {info.name!r} have"
+            f" {info.num_levels} levels: leave it out"
+        )
     height, width, number = info.image_shape
     if image_size is not None and (image_size, image_size) != (height, width):
         raise ValueError(
