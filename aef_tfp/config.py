@@ -160,7 +160,6 @@ class RunConfig:
             "max_skipped_updates",
             "steps_per_execution",
             "num_samples",
-            "num_marginal_images",
             "num_importance_samples",
         )
         for name in ("width", "image_size"):
@@ -171,6 +170,11 @@ class RunConfig:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
                 )
+        if self.num_marginal_images < 2:
+            raise ValueError(
+                "num_marginal_images must be at least 2, got "
+                f"{self.num_marginal_images}."
+            )
         for name in ("learning_rate", "clip_norm"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(

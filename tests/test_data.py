@@ -321,6 +321,34 @@ def test_the_validation_fraction_and_the_splits_are_the_tables(digits_dir, monke
     assert len(splits.test) == 1497
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"test_split": "test[:1]"},
+            "(test[:1]) has 1 image: there must be at least 2 for test",
+        ),
+        (
+            {"validation_split": "train[:0]"},
+            "(train[:0]) has 0 images: there must be at least 1 for validation",
+        ),
+    ],
+)
+def test_splits_with_too_few_images(digits_dir, monkeypatch, changes, message):
+    info = dataclasses.replace(data.DATASETS["digits"], **changes)
+    monkeypatch.setitem(data.DATASETS, "digits", info)
+    message = f"data set 'digits' {message}: correct the entry in DATASETS or the data"
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("digits", digits_dir)
+
+
+def test_an_estimate_takes_two_images():
+    message = "num_marginal_images must be at least 2, got 1."
+    with pytest.raises(ValueError, match=one_line(message)):
+        RunConfig(num_marginal_images=1).check()
+    RunConfig(num_marginal_images=2).check()
+
+
 class Made(tfds.core.GeneratorBasedBuilder):
     """Random colour images of 12 x 10 pixels without labels, in three splits."""
 

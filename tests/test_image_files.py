@@ -238,7 +238,7 @@ def test_accents_are_the_same_in_any_file_system():
 
 @pytest.mark.parametrize(
     ("n", "sizes"),
-    [(3, (1, 1, 1)), (9, (7, 1, 1)), (15, (11, 2, 2)), (100, (80, 10, 10))],
+    [(4, (1, 1, 2)), (9, (6, 1, 2)), (15, (11, 2, 2)), (100, (80, 10, 10))],
 )
 def test_sizes_of_splits(n, sizes):
     assert folder.split_sizes(n, "here") == sizes
@@ -248,13 +248,13 @@ def test_sizes_of_splits(n, sizes):
 
 
 def test_the_inferred_size_has_limits(tmp_path):
-    for index in range(3):
+    for index in range(4):
         plain(index, (300, 200)).save(tmp_path / f"{index}.png")
     assert data.load_splits("folder", tmp_path).info.image_shape == (64, 64, 1)
     splits = data.load_splits("folder", tmp_path, image_size=66)
     assert splits.info.image_shape == (66, 66, 1)
     assert splits.notes[0] == (
-        "3 image files, 300 to 300 pixels wide and 200 to 200 high, become 66 x 66 with"
+        "4 image files, 300 to 300 pixels wide and 200 to 200 high, become 66 x 66 with"
         " 1 channel"
     )
     plain(9, (80, 3)).save(tmp_path / "small.png")
@@ -325,16 +325,20 @@ def test_folders_without_images(tmp_path):
 
 
 def test_folders_with_too_few_readable_images(tmp_path):
-    for index in range(2):
-        plain(index).save(tmp_path / f"{index}.png")
     few = (
-        f"'{tmp_path}' holds 2 readable images: there must be at least 3, one each for"
-        " training, validation and test"
+        f"'{tmp_path}' holds {{}}: there must be at least 4, one each for training and"
+        " validation and 2 for test: add more"
     )
-    with pytest.raises(ValueError, match=one_line(few)):
-        data.load_splits("folder", tmp_path)
-    (tmp_path / "2.png").touch()
-    with pytest.raises(ValueError, match=one_line(few)):
+    for index in range(3):
+        plain(index).save(tmp_path / f"{index}.png")
+        found = few.format(
+            ["1 readable image", "2 readable images", "3 readable images"][index]
+        )
+        with pytest.raises(ValueError, match=one_line(found)):
+            data.load_splits("folder", tmp_path)
+    (tmp_path / "2.png").write_bytes(b"")
+    found = few.format("2 readable images")
+    with pytest.raises(ValueError, match=one_line(found)):
         data.load_splits("folder", tmp_path, skip_unreadable=True)
     (tmp_path / "0.png").write_bytes(b"")
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -659,14 +663,22 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
             " them equal",
         ),
         (
-            {"images": numbered(2)},
-            "'{}' holds 2 readable images: there must be at least 3, one each for"
-            " training, validation and test",
+            {"images": numbered(3)},
+            "'{}' holds 3 readable images: there must be at least 4, one each for"
+            " training and validation and 2 for test: add more",
         ),
         (
-            {"train": numbered(1), "test": numbered(1)},
+            {"train": numbered(1), "test": numbered(2)},
             "array 'train' of '{}' holds 1 image: there must be at least 2, one of them"
-            " for validation",
+            " for validation: add more",
+        ),
+        (
+            {"train": numbered(5), "test": numbered(1)},
+            "array 'test' of '{}' holds 1 image: there must be at least 2: add more",
+        ),
+        (
+            {"train": numbered(5), "validation": numbered(5), "test": numbered(1)},
+            "array 'test' of '{}' holds 1 image: there must be at least 2: add more",
         ),
     ],
 )
@@ -692,7 +704,7 @@ def test_sizes_and_channels_that_a_numpy_file_does_not_have(tmp_path):
     )
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("npz", file, channels=3)
-    assert len(data.load_splits("npz", file, image_size=8, channels=1).train) == 3
+    assert len(data.load_splits("npz", file, image_size=8, channels=1).train) == 2
 
 
 def test_files_that_are_no_numpy_files_of_arrays(tmp_path):

@@ -18,7 +18,7 @@ from aef_tfp.data.image_files import (
     read_image,
 )
 from aef_tfp.data.registry import DatasetInfo
-from aef_tfp.data.splits import Split, Splits
+from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
 from aef_tfp.data.storage import Facts, decode_once
 
 __all__ = ["load_folder", "own_info", "split_sizes"]
@@ -146,15 +146,18 @@ def split_sizes(num_images: int, where: str) -> tuple[int, int, int]:
     """How many images are for training, validation and test: 80, 10 and 10 %.
 
     Raises:
-        ValueError: If there are too few for one of each.
+        ValueError: If there are too few for one, one and two.
     """
-    if num_images < 3:
+    if num_images < 2 + MIN_TEST_IMAGES:
+        noun = "image" if num_images == 1 else "images"
         raise ValueError(
-            f"{where} holds {num_images} readable images: there must be at least 3, one"
-            " each for training, validation and test"
+            f"{where} holds {num_images} readable {noun}: there must be at least"
+            f" {2 + MIN_TEST_IMAGES}, one each for training and validation and"
+            f" {MIN_TEST_IMAGES} for test: add more"
         )
     tenth = max(1, round(num_images / 10))
-    return num_images - 2 * tenth, tenth, tenth
+    num_test = max(MIN_TEST_IMAGES, tenth)
+    return num_images - tenth - num_test, tenth, num_test
 
 
 def _drawn_order(names: list[str], seed: int) -> list[str]:

@@ -38,9 +38,9 @@ def load_splits(
     `data_dir`, hidden ones apart, of any mix of sizes and kinds. The largest central
     square of each is resized (bicubic, antialiased). The orientation that a camera
     notes is applied, 16 bits become 8, transparent pixels are composed with white. The
-    seed draws 80 % of the files for training, 10 % for validation and 10 % for test,
-    from their names alone: the same on every file system, and a file more or less moves
-    no other, but for those at the border of two splits.
+    seed draws 80 % of the files for training, 10 % for validation and 10 % for test (at
+    least 2), from their names alone: the same on every file system, and a file more or
+    less moves no other, but for those at the border of two splits.
 
     **`npz`**: a NumPy file with an array `images`, split by the seed in the same
     proportions; or with `train`, `validation` and `test`; or with `train` and `test`,

@@ -11,7 +11,7 @@ import numpy as np
 
 from aef_tfp.data.folder import own_info, split_sizes
 from aef_tfp.data.registry import DatasetInfo
-from aef_tfp.data.splits import Split, Splits
+from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
 from aef_tfp.data.storage import Facts, decode_once
 
 __all__ = ["load_npz"]
@@ -208,6 +208,11 @@ def _orders(
 ) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
     """For every split the array it is read from and the rows, in order."""
     random = np.random.default_rng(seed)
+    if sizes.get("test", MIN_TEST_IMAGES) < MIN_TEST_IMAGES:
+        raise ValueError(
+            f"array 'test' of '{file}' holds {sizes['test']} image: there must be at"
+            f" least {MIN_TEST_IMAGES}: add more"
+        )
     if "validation" in sizes:
         given = {name: (name, np.arange(sizes[name])) for name in _SPLITS}
         return given, f"splits as given in '{file}'"
@@ -221,7 +226,7 @@ def _orders(
     if sizes["train"] < 2:
         raise ValueError(
             f"array 'train' of '{file}' holds {sizes['train']} image: there must be at"
-            " least 2, one of them for validation"
+            " least 2, one of them for validation: add more"
         )
     tenth = max(1, round(sizes["train"] / 10))
     validation, train = np.split(random.permutation(sizes["train"]), [tenth])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aef_tfp.data.registry import DatasetInfo
-from aef_tfp.data.splits import Split, Splits
+from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
 from aef_tfp.data.storage import Facts, decode_once
 
 __all__ = ["load_prepared"]
@@ -38,6 +38,7 @@ def load_prepared(
         percent = round(100 * (1 - info.validation_fraction))
         names["train"] = f"{info.train_split}[:{percent}%]"
         names["validation"] = f"{info.train_split}[{percent}%:]"
+    _check_sizes(builder, info, names)
     notes = _partition_notes(builder)
     splits = {}
     for split, name in names.items():
@@ -193,6 +194,19 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         tqdm_utils.display_progress_bar(was_active)
+
+
+def _check_sizes(builder: Any, info: DatasetInfo, names: dict[str, Any]) -> None:
+    """Raises a ValueError, before anything is read, if a split has too few images."""
+    for split, name in names.items():
+        number = builder.info.splits[name].num_examples
+        least = MIN_TEST_IMAGES if split == "test" else 1
+        if number < least:
+            noun = "image" if number == 1 else "images"
+            raise ValueError(
+                f"data set {info.name!r} ({name}) has {number} {noun}: there must be at"
+                f" least {least} for {split}: correct the entry in DATASETS or the data"
+            )
 
 
 def _read(

@@ -6,7 +6,10 @@ import numpy as np
 
 from aef_tfp.data.registry import DatasetInfo
 
-__all__ = ["Split", "Splits"]
+__all__ = ["MIN_TEST_IMAGES", "Split", "Splits"]
+
+MIN_TEST_IMAGES = 2
+"""What is reported is a mean with its standard error, which one image does not have."""
 
 
 # Two arrays have no single truth value, so a generated `==` could only fail.
