@@ -11,6 +11,7 @@ from aef_tfp import metrics
 from aef_tfp.callbacks import CheckpointStore
 from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.data import Split, Splits, load_splits
+from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.files import replace_file
 from aef_tfp.metrics import Record
 from aef_tfp.models import (
@@ -109,20 +110,26 @@ def evaluate_run(
 
 
 def load_run_splits(
-    config: RunConfig, *, data_dir: Path | None = None, download: bool = False
+    config: RunConfig,
+    *,
+    run_dir: Path | None = None,
+    data_dir: Path | None = None,
+    download: bool = False,
 ) -> Splits:
     """Loads the images of a run: the same splits whenever it is read again.
 
     Args:
         config: The run.
+        run_dir: Its directory, if the images are to be those of its data.json.
         data_dir: Where the images are; see `data.load_splits`.
         download: Whether TFDS may download the data set.
 
     Raises:
         FileNotFoundError: If there is no such data.
-        ValueError: If the data do not fit the configuration.
+        ValueError: If the data do not fit the configuration, or are others than those
+            that the run began with.
     """
-    return load_splits(
+    splits = load_splits(
         config.dataset,
         data_dir=data_dir,
         download=download,
@@ -132,6 +139,9 @@ def load_run_splits(
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
     )
+    if run_dir is not None:
+        check_fingerprint(run_dir / "data.json", splits)
+    return splits
 
 
 def load_best(run_dir: Path) -> Any:

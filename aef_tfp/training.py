@@ -32,6 +32,7 @@ from aef_tfp.data import (
     evaluation_batches,
     training_batches,
 )
+from aef_tfp.data.fingerprint import fingerprint
 from aef_tfp.distribution import any_worker, get_strategy, is_chief
 from aef_tfp.evaluation import (
     best_iteration,
@@ -195,7 +196,8 @@ def train(
         than the chief.
 
     Raises:
-        ValueError: If a setting is out of its range or does not fit the data.
+        ValueError: If a setting is out of its range or does not fit the data, or the
+            images are others than those that the run began with.
         FileExistsError: If `run_dir` exists and `resume` is not asked.
         FileNotFoundError: If there is nothing to resume, or no data.
         OSError: If the run directory cannot be written, or another process does.
@@ -214,7 +216,12 @@ def train(
             f"The run directory {run_dir} exists and is not empty; choose another one "
             f"with --run-dir, or go on in it with --resume {run_dir}."
         )
-    splits = load_run_splits(config, data_dir=data_dir, download=download)
+    splits = load_run_splits(
+        config,
+        run_dir=run_dir if resume else None,
+        data_dir=data_dir,
+        download=download,
+    )
     if verbose and chief:
         print("".join(f"{note}\n" for note in splits.notes), end="", flush=True)
     keras.utils.set_random_seed(config.seed)
@@ -225,6 +232,9 @@ def train(
         run_dir.mkdir(parents=True, exist_ok=True)
         with locked(run_dir):
             replace_text(run_dir / "config.json", config.to_json())
+            if not resume:
+                facts = json.dumps(fingerprint(splits), indent=2) + "\n"
+                replace_text(run_dir / "data.json", facts)
             environment = json.dumps(_environment(devices), indent=2)
             replace_text(run_dir / "environment.json", environment)
             _fit(model, config, splits, run_dir, verbose)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from aef_tfp import data
 from aef_tfp.config import RunConfig
-from aef_tfp.data import prepared, storage
+from aef_tfp.data import fingerprint, prepared, storage
 from aef_tfp.data.digits import Digits
 
 
@@ -649,6 +650,70 @@ def test_the_limit_is_a_part_of_the_memory_and_the_cache_the_users(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert storage.default_cache_dir() == tmp_path / "home" / ".cache" / "aef_tfp"
+
+
+# Images that change between two parts of a run.
+
+
+def test_a_fingerprint_says_what_changed(digits, tmp_path):
+    path = tmp_path / "data.json"
+    fingerprint.check_fingerprint(path, digits)  # Older runs have none.
+    path.write_text(json.dumps(fingerprint.fingerprint(digits)))
+    fingerprint.check_fingerprint(path, digits)
+
+    def changed(**parts):
+        new = {
+            name: data.Split(change(getattr(digits, name).images.copy()))
+            for name, change in parts.items()
+        }
+        splits = dataclasses.replace(digits, **new)
+        with pytest.raises(ValueError, match=r"^the images are not those") as raised:
+            fingerprint.check_fingerprint(path, splits)
+        message = str(raised.value)
+        assert message.endswith(
+            "): put them back, or start a new run; without"
+            f" '{path}' nothing is compared"
+        )
+        return message.partition("(")[2].partition("): ")[0]
+
+    def brighter(images):
+        images[-1, 3, 4] += 1
+        return images
+
+    found = changed(train=lambda images: images[1:], test=brighter)
+    assert found == "train: 1,347 -> 1,346 images, test: other images"
+    found = changed(validation=lambda images: images[::-1])
+    assert found == "validation: other images"
+    info = dataclasses.replace(digits.info, image_shape=(4, 16, 1))
+    splits = dataclasses.replace(digits, info=info)
+    with pytest.raises(ValueError, match=r"\(shape \(8, 8, 1\) -> \(4, 16, 1\)\)"):
+        fingerprint.check_fingerprint(path, splits)
+    for text in ("{", "{}", "[]"):
+        path.write_text(text)
+        message = (
+            f"'{path}' does not say what the images of the run were: delete it to go on"
+            " without this comparison"
+        )
+        with pytest.raises(ValueError, match=one_line(message)):
+            fingerprint.check_fingerprint(path, digits)
+
+
+def test_of_many_images_some_are_looked_at(tmp_path):
+    class Counted:
+        shape = (10**6, 2, 2, 1)
+        asked: list[int] = []  # noqa: RUF012 (one of its kind)
+
+        def __len__(self):
+            return self.shape[0]
+
+        def __getitem__(self, index):
+            self.asked.append(int(index))
+            return np.zeros([2, 2, 1], np.uint8)
+
+    fingerprint._digest(Counted())
+    assert len(set(Counted.asked)) == 4096
+    assert (Counted.asked[0], Counted.asked[-1]) == (0, 10**6 - 1)
+    assert np.ptp(np.diff(Counted.asked)) <= 1
 
 
 # The real data sets.

@@ -1,5 +1,6 @@
 """Images of one's own, in folders and NumPy files, and CelebA-HQ's files."""
 
+import dataclasses
 import itertools
 import re
 import shutil
@@ -570,6 +571,42 @@ def test_the_number_of_levels_is_said_or_doubted(tmp_path):
         np.savez(file, train=images, validation=images[:8], test=images[:8])
         splits = data.load_splits("npz", file)
         assert splits.notes[1:] == ((small_values(value),) if doubted else ())
+
+
+@pytest.mark.filterwarnings("ignore:val_loss is")  # of a few random steps
+def test_a_run_goes_on_with_its_own_images_only(tmp_path):
+    from aef_tfp import training
+
+    images = numbered_folder(tmp_path / "images", 40)
+    run_dir = tmp_path / "run"
+    config = RunConfig(
+        dataset="folder",
+        model="autoencoder",
+        networks="dense",
+        latent_dim=2,
+        iterations=2,
+        batch_size=8,
+        steps_per_execution=1,
+        jit_compile=False,
+    )
+    arguments = {"data_dir": images, "verbose": 0}
+    training.train(config, run_dir, **arguments)
+    config = dataclasses.replace(config, iterations=4)
+    plain(99).save(images / "new.png")
+    message = (
+        "the images are not those that the run began with (train: 32 -> 33 images,"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        training.train(config, run_dir, resume=True, **arguments)
+    assert RunConfig.from_run(run_dir).iterations == 2
+    # As if an older version had begun it: then it goes on.
+    (run_dir / "data.json").rename(tmp_path / "data.json")
+    training.train(config, run_dir, resume=True, **arguments)
+    assert RunConfig.from_run(run_dir).iterations == 4
+    assert not (run_dir / "data.json").exists()
+    (images / "new.png").unlink()
+    (tmp_path / "data.json").rename(run_dir / "data.json")
+    training.train(config, run_dir, resume=True, **arguments)
 
 
 def test_the_levels_of_a_folder(tmp_path):

@@ -73,6 +73,7 @@ def test_run_directory_is_complete(finished):
         "best.keras",
         "checkpoints",
         "config.json",
+        "data.json",
         "environment.json",
         "history.csv",
         "metrics.json",
