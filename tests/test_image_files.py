@@ -851,6 +851,21 @@ def test_celeba_hq_with_lists_has_the_original_partition(faces, tmp_path, mappin
     assert face_numbers(data.load_splits("celebahq64", tmp_path)) == expected
 
 
+def test_lists_may_lie_deeper_as_unpacked(faces, tmp_path):
+    # CelebAMask-HQ/CelebA-HQ-img/*.jpg, and the mapping beside that folder.
+    data.load_splits("celebahq64", tmp_path)
+    unpacked = faces / "CelebAMask-HQ"
+    unpacked.mkdir()
+    (faces / "CelebA-HQ-img").rename(unpacked / "CelebA-HQ-img")
+    expected = write_lists(unpacked)
+    (unpacked / "list_eval_partition.txt").rename(
+        unpacked / "CelebA-HQ-img" / "list_eval_partition.txt"
+    )
+    assert face_numbers(data.load_splits("celebahq32", tmp_path)) == expected
+    with pytest.raises(ValueError, match="was prepared without the lists"):
+        data.load_splits("celebahq64", tmp_path)
+
+
 def test_celeba_hq_numbered_from_one_with_zeros(faces, tmp_path):
     expected = write_lists(faces)
     images = faces / "CelebA-HQ-img"
@@ -977,6 +992,48 @@ def spoil_other_of_pair(manual):
     )
 
 
+def spoil_unique_number(manual):
+    edit(manual / "CelebA-HQ-to-CelebA-mapping.txt", "19   80   ", "18   80   ")
+    return (
+        f"line 21 of '{manual}/CelebA-HQ-to-CelebA-mapping.txt' is '18 80 000080.jpg',"
+        " but an earlier line has image 18, too: fetch the list again"
+    )
+
+
+def spoil_unique_file(manual):
+    edit(manual / "CelebA-HQ-to-CelebA-mapping.txt", "000080.jpg", "000081.jpg")
+    return (
+        f"line 21 of '{manual}/CelebA-HQ-to-CelebA-mapping.txt' is '19 80 000081.jpg',"
+        " but an earlier line has file '000081.jpg', too: fetch the list again"
+    )
+
+
+def spoil_unique_place(manual):
+    edit(manual / "list_eval_partition.txt", "000100.jpg 0", "000080.jpg 0")
+    return (
+        f"line 21 of '{manual}/list_eval_partition.txt' is '000080.jpg 0', but an"
+        " earlier line has file '000080.jpg', too: fetch the list again"
+    )
+
+
+def spoil_validation(manual):
+    edit(manual / "list_eval_partition.txt", ".jpg 1", ".jpg 0")
+    return (
+        f"'{manual}/list_eval_partition.txt' gives 1 (validation) to 0 of the images,"
+        " not to at least 1: fetch the lists again, or remove both"
+    )
+
+
+def spoil_test(manual):
+    edit(manual / "list_eval_partition.txt", "9.jpg 2", "9.jpg 1")
+    edit(manual / "list_eval_partition.txt", "4.jpg 2", "4.jpg 0")
+    edit(manual / "list_eval_partition.txt", "000089.jpg 1", "000089.jpg 2")
+    return (
+        f"'{manual}/list_eval_partition.txt' gives 2 (test) to 1 of the images, not to"
+        " at least 2: fetch the lists again, or remove both"
+    )
+
+
 def spoil_text(manual):
     (manual / "list_eval_partition.txt").write_bytes(b"\x89PNG\r\n")
     return f"'{manual}/list_eval_partition.txt' is no text file: fetch the list again"
@@ -996,6 +1053,11 @@ def spoil_text(manual):
         spoil_line,
         spoil_pair,
         spoil_other_of_pair,
+        spoil_unique_number,
+        spoil_unique_file,
+        spoil_unique_place,
+        spoil_validation,
+        spoil_test,
         spoil_text,
     ],
 )

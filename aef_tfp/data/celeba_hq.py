@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from aef_tfp.data.image_files import find_image_files, parallel, problem, read_image
 from aef_tfp.data.registry import CELEBA_MASK_HQ_URL, CELEBA_URL
+from aef_tfp.data.splits import MIN_TEST_IMAGES
 
 __all__ = ["MANUAL_FOLDER", "CelebaHq", "has_partition_lists"]
 
@@ -43,8 +44,8 @@ class CelebaHq(tfds.core.GeneratorBasedBuilder):
     number them (`0.jpg` to `29999.jpg`, or from 1, with zeros or a prefix, as you
     like).
 
-    Two text files beside them give the original partition: 24,183 images for training,
-    2,993 for validation, 2,824 for test.
+    Two text files, in that folder or any below it, give the original partition: 24,183
+    images for training, 2,993 for validation, 2,824 for test.
 
     - `CelebA-HQ-to-CelebA-mapping.txt` (or `image_list.txt`, whose first columns are
       the same): for the number of every image, from 0, its file in CelebA.
@@ -128,7 +129,24 @@ class CelebaHq(tfds.core.GeneratorBasedBuilder):
 
 def has_partition_lists(folder: Path) -> bool:
     """Whether there are files that give the original partition."""
-    return any((folder / name).is_file() for name in (*_MAPPINGS, _PARTITION))
+    return any(_found(folder).values())
+
+
+def _found(folder: Path) -> dict[str, Path | None]:
+    """The mapping and the partition list, or None, anywhere below a folder.
+
+    CelebAMask-HQ unpacks its mapping into a folder of its own, beside the images.
+    """
+    _, others = find_image_files(folder)
+    # The outermost; of the two names of a mapping, the first.
+    paths = sorted(
+        (Path(name) for name in others), key=lambda path: (len(path.parts), path)
+    )
+    found: dict[str, Path | None] = {}
+    for kind, names in (("mapping", _MAPPINGS), ("partition", (_PARTITION,))):
+        fitting = (path for name in names for path in paths if path.name == name)
+        found[kind] = next((folder / path for path in fitting), None)
+    return found
 
 
 def _numbered(folder: Path) -> list[str]:
@@ -164,59 +182,81 @@ def _numbered(folder: Path) -> list[str]:
 
 def _partition(folder: Path, names: Sequence[str]) -> list[int] | None:
     """For every image 0, 1 or 2, as CelebA says; None if there are no lists."""
-    if not has_partition_lists(folder):
+    mapping, partition = _found(folder).values()
+    if mapping is None and partition is None:
         return None
-    mapping = next((n for n in _MAPPINGS if (folder / n).is_file()), None)
-    if mapping is None or not (folder / _PARTITION).is_file():
+    if mapping is None or partition is None:
         if mapping is None:
             there, absent, url = _PARTITION, _MAPPINGS[0], CELEBA_MASK_HQ_URL
         else:
-            there, absent, url = mapping, _PARTITION, CELEBA_URL
+            there, absent, url = mapping.name, _PARTITION, CELEBA_URL
         raise ValueError(
             f"'{folder}' has {there} but not {absent}; the original partition takes"
             f" both: add it (from {url}), or remove the first for a partition by number"
         )
-    places = _places(folder / _PARTITION)
+    places = _places(partition)
     original: dict[int, str] = {}
-    for line_number, words in _lines(folder / mapping):
+    indices: dict[str, int] = {}
+    for line_number, words in _lines(mapping):
         if line_number == 1 and not words[0].isdigit():
             continue  # The names of the columns.
         if len(words) < 3 or not words[0].isdigit():
             raise ValueError(
-                f"line {line_number} of '{folder / mapping}' is"
+                f"line {line_number} of '{mapping}' is"
                 f" {' '.join(words)!r}, not a number, a number in CelebA and a file in"
                 " CelebA: fetch the list again"
             )
-        original[int(words[0])] = words[2]
+        index, file = int(words[0]), words[2]
+        if index in original or file in indices:
+            repeated = f"image {index}" if index in original else f"file {file!r}"
+            raise ValueError(
+                f"line {line_number} of '{mapping}' is {' '.join(words)!r}, but an"
+                f" earlier line has {repeated}, too: fetch the list again"
+            )
+        original[index], indices[file] = file, index
     for index, name in enumerate(names):
         if index not in original:
             raise ValueError(
-                f"'{folder / mapping}' does not match the images: it has no image"
+                f"'{mapping}' does not match the images: it has no image"
                 f" {index} ({name}): fetch the list again, or remove both lists"
             )
         if original[index] not in places:
             raise ValueError(
-                f"'{folder / _PARTITION}' does not match '{mapping}': it has no"
+                f"'{partition}' does not match '{mapping.name}': it has no"
                 f" {original[index]!r}, which is image {index} ({name}): fetch the"
                 " lists again, or remove both"
             )
     surplus = sorted(set(original) - set(range(len(names))))
     if surplus:
         raise ValueError(
-            f"'{folder / mapping}' does not match the images: there is none for its"
+            f"'{mapping}' does not match the images: there is none for its"
             f" number {surplus[0]}: fetch the list again, or remove both lists"
         )
-    return [places[original[index]] for index in range(len(names))]
+    chosen = [places[original[index]] for index in range(len(names))]
+    for place, split in enumerate(_SPLITS):
+        number = chosen.count(place)
+        least = MIN_TEST_IMAGES if split == "test" else 1
+        if number < least:
+            raise ValueError(
+                f"'{partition}' gives {place} ({split}) to {number} of the images, not"
+                f" to at least {least}: fetch the lists again, or remove both"
+            )
+    return chosen
 
 
 def _places(path: Path) -> dict[str, int]:
     """The partition of CelebA: 0, 1 or 2 by file."""
-    places = {}
+    places: dict[str, int] = {}
     for line_number, words in _lines(path):
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             raise ValueError(
                 f"line {line_number} of '{path}' is {' '.join(words)!r}, not a file and"
                 " 0, 1 or 2: fetch the list again"
+            )
+        if words[0] in places:
+            raise ValueError(
+                f"line {line_number} of '{path}' is {' '.join(words)!r}, but an earlier"
+                f" line has file {words[0]!r}, too: fetch the list again"
             )
         places[words[0]] = int(words[1])
     return places
