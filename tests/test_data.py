@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -468,7 +469,74 @@ def test_a_crop_that_leaves_the_images(made_dir, made):
         data.load_splits("made", made_dir)
 
 
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def without_images(path):
+    records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
+    example = tf.train.Example.FromString(records[0])
+    example.features.feature["image"].bytes_list.value[0] = b"no image"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in (example.SerializeToString(), *records[1:]):
+            writer.write(record)
+
+
+RECORDS = "digits-test.tfrecord-00000-of-00001"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        (RECORDS, cut_short, r"test: truncated record at \d+' .*"),
+        (RECORDS, empty, "test: .* contain 300 elements but contained only 0 elements"),
+        (RECORDS, without_images, "test: Unknown image file format.*"),
+        (RECORDS, os.remove, f"{RECORDS} is missing"),
+        ("dataset_info.json", cut_short, "Failed to load JSON: .*"),
+        ("dataset_info.json", empty, "Failed to load JSON: .*"),
+    ],
+)
+def test_damaged_files_of_tfds(digits_dir, tmp_path, name, damage, reason):
+    folder = tmp_path / "digits" / "1.0.0"
+    shutil.copytree(digits_dir / "digits" / "1.0.0", folder)
+    damage(folder / name)
+    message = (
+        rf"^data set 'digits' in '{folder}' is damaged \({reason}\): put it there"
+        " again$"
+    )
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("digits", tmp_path)
+
+
 # Data sets that a person must fetch.
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("features.json", cut_short, ".* line 1 .*"),
+        ("dataset_info.json", os.remove, "Could not read dataset info from .*"),
+    ],
+)
+def test_damaged_files_of_a_data_set_without_code(
+    digits_dir, tmp_path, name, damage, reason
+):
+    # In the place of celeba10k, of which nothing but its files is known.
+    folder = tmp_path / "celeba10k" / "1.0.0"
+    shutil.copytree(digits_dir / "digits" / "1.0.0", folder)
+    text = (folder / "features.json").read_text()
+    (folder / "features.json").write_text(" ".join(text.split()))
+    damage(folder / name)
+    message = (
+        rf"^data set 'celeba10k32' in '{folder}' is damaged \({reason}\): put it there"
+        " again$"
+    )
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("celeba10k32", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["celeba10k32", "celeba10k64", "tiny_imagenet32"])

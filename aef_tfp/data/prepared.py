@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,37 @@ def _builder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> Any:
     if info.tfds_name.startswith("celeba_hq/"):
         from aef_tfp.data import celeba_hq  # noqa: F401
 
-    # TFDS would otherwise look for a copy in Google's cloud first.
-    return tfds.builder(info.tfds_name, data_dir=_folder(data_dir), try_gcs=False)
+    directory = _folder(data_dir)
+    try:
+        # TFDS would otherwise look for a copy in Google's cloud first.
+        return tfds.builder(info.tfds_name, data_dir=directory, try_gcs=False)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise
+    # What is raised of files that are not as TFDS wrote them is of many kinds: errors
+    # of Protocol Buffers, RuntimeError, AssertionError, KeyError, ...
+    except Exception as error:
+        root = Path(directory or _default_folder()) / info.tfds_name
+        found = sorted(root.glob("*/*.json"))
+        if not found:
+            raise
+        raise _damaged(info, found[-1].parent, error) from error
+
+
+def _damaged(info: DatasetInfo, folder: Any, error: Exception | str) -> ValueError:
+    """What to say of files that cannot be read."""
+    # TensorFlow wraps the reason in the names of its operations, TFDS in arguments.
+    wrapping = (
+        r"\{\{.*?\}\}",
+        r"\[Op:.*",
+        "Error in user-defined .*?MapV2:",
+        r"Failed to construct .*?\}\":",
+    )
+    lines = re.sub("|".join(wrapping), "", str(error)).strip().splitlines()
+    reason = " ".join(lines[0].split()).rstrip(".") if lines else type(error).__name__
+    return ValueError(
+        f"data set {info.name!r} in '{folder}' is damaged ({reason}): put it there"
+        " again"
+    )
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> str | None:
@@ -217,7 +247,13 @@ def _read(
     cache_dir: str | os.PathLike[str] | None,
 ) -> tuple[Split, str | None]:
     """One split, and where it is if not in memory."""
+    import tensorflow as tf
+
     facts = builder.info.splits[split]
+    for path in facts.filepaths:
+        if not os.path.exists(path):
+            missing = f"{os.path.basename(path)} is missing"
+            raise _damaged(info, builder.data_path, missing)
 
     def fill(out: np.ndarray) -> tuple[int, np.ndarray | None, Facts]:
         labels, done = [], 0
@@ -230,20 +266,30 @@ def _read(
                 labels.append(examples["label"])
         return done, np.concatenate(labels) if labels else None, {}
 
-    decoded = decode_once(
-        info.name,
-        (facts.num_examples, *info.image_shape),
-        fill,
-        key=[
-            builder.info.full_name,
-            os.fspath(builder.data_path),
-            split,
-            [(os.fspath(path), *_state(path)) for path in sorted(facts.filepaths)],
-            [info.num_levels, info.crop, info.transpose],
-        ],
-        memory_limit=memory_limit,
-        cache_dir=cache_dir,
-    )
+    try:
+        decoded = decode_once(
+            info.name,
+            (facts.num_examples, *info.image_shape),
+            fill,
+            key=[
+                builder.info.full_name,
+                os.fspath(builder.data_path),
+                split,
+                [(os.fspath(path), *_state(path)) for path in sorted(facts.filepaths)],
+                [info.num_levels, info.crop, info.transpose],
+            ],
+            memory_limit=memory_limit,
+            cache_dir=cache_dir,
+        )
+    # Records that are cut off or changed; fewer or more of them than there should be;
+    # images that are none.
+    except (
+        tf.errors.DataLossError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.InvalidArgumentError,
+    ) as error:
+        reason = f"{split}: {error.message}"
+        raise _damaged(info, builder.data_path, reason) from error
     return Split(images=decoded.images, labels=decoded.labels), decoded.note
 
 
