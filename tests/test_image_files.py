@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -678,6 +679,16 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
             " [n, H, W, 1] or [n, H, W, 3]: reshape or transpose it",
         ),
         (
+            {"images": np.zeros([0, 8, 8], np.uint8)},
+            "array 'images' of '{}' holds no images: its shape is (0, 8, 8); check what"
+            " was saved",
+        ),
+        (
+            {"train": numbered(5), "test": np.zeros([0, 8, 8, 1], np.uint8)},
+            "array 'test' of '{}' holds no images: its shape is (0, 8, 8, 1); check"
+            " what was saved",
+        ),
+        (
             {"x": numbered(5), "train": numbered(5)},
             "'{}' has the arrays train, x; they must be images; or train, test; or"
             " train, validation, test (and labels; or train_labels, ...): write it with"
@@ -691,8 +702,8 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
         ),
         (
             {"images": numbered(5), "labels": np.arange(4)},
-            "array 'labels' is int64 of shape (4,); labels must be integers of shape"
-            " (5,), one for each image of 'images': correct or remove them",
+            "array 'labels' of '{}' is int64 of shape (4,); labels must be integers of"
+            " shape (5,), one for each image of 'images': correct or remove them",
         ),
         (
             {"train": numbered(5), "test": numbered(5, (8, 9))},
@@ -726,6 +737,96 @@ def test_numpy_files_that_do_not_serve(tmp_path, arrays, message):
         data.load_splits("npz", file)
 
 
+def spoil_bytes(file):
+    """Changes a pixel behind the checksum's back."""
+    content = bytearray(file.read_bytes())
+    place = content.index(np.full(64, 3, np.uint8).tobytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def members(file):
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_members(file, contents):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def spoil_end(file):
+    contents = members(file)
+    contents["images.npy"] = contents["images.npy"][:-10]
+    write_members(file, contents)
+
+
+def spoil_ending(file):
+    contents = members(file)
+    contents["images"] = contents.pop("images.npy")
+    write_members(file, contents)
+
+
+def spoil_labels_ending(file):
+    write_members(file, {**members(file), "labels": b"1 2 3"})
+
+
+def spoil_content(file):
+    write_members(file, {"images.npy": b"no array"})
+
+
+def spoil_header(file):
+    write_members(file, {"images.npy": b"\x93NUMPY\x01\x00\x08\x00no dict\n"})
+
+
+def spoil_objects(file):
+    np.savez(file, images=numbered(10), labels=np.array([{}] * 10))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "reason"),
+    [
+        (spoil_bytes, "images", "Bad CRC-32 for file 'images.npy'"),
+        (spoil_end, "images", "it ends after fewer images than it says"),
+        (spoil_ending, "images", "There is no item named 'images.npy' in the archive"),
+        (spoil_content, "images", ".*magic string.*"),
+        (spoil_header, "images", "Cannot parse header.*"),
+        (spoil_objects, "labels", "Object arrays cannot be loaded.*"),
+    ],
+)
+def test_damaged_numpy_files(tmp_path, spoil, name, reason):
+    file = tmp_path / "a.npz"
+    np.savez(file, images=numbered(10))
+    spoil(file)
+    message = (
+        rf"^array '{name}' of '{file}' cannot be read \({reason}\): write the file"
+        r" again with np\.savez or np\.savez_compressed$"
+    )
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("npz", file)
+
+
+def test_damaged_compressed_numpy_files(tmp_path, rng):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, images=rng.integers(0, 4, [500, 8, 8], np.uint8))
+    content = bytearray(file.read_bytes())
+    content[60:70] = b"\xff" * 10  # behind the header of the archive
+    file.write_bytes(content)
+    message = rf"^array 'images' of '{file}' cannot be read \(Error -3 while decompr"
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("npz", file)
+
+
+def test_labels_that_are_no_array(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(file, images=numbered(10))
+    spoil_labels_ending(file)
+    message = f"array 'labels' of '{file}' is no array: write the file again with"
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        data.load_splits("npz", file)
+
+
 def test_sizes_and_channels_that_a_numpy_file_does_not_have(tmp_path):
     file = tmp_path / "a.npz"
     np.savez(file, images=numbered(5))
@@ -755,6 +856,10 @@ def test_files_that_are_no_numpy_files_of_arrays(tmp_path):
         data.load_splits("npz", tmp_path)
     file = tmp_path / "a.npz"
     with pytest.raises(FileNotFoundError, match=f"^there is no file '{file}': pass"):
+        data.load_splits("npz", file)
+    file.touch()
+    message = f"'{file}' is no NumPy file of several arrays (No data left in file):"
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
         data.load_splits("npz", file)
     file.write_text("no zip")
     message = f"^'{file}' is no NumPy file of several arrays \\(.*\\): write it with np"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aef_tfp.data.folder import own_info, split_sizes
+from aef_tfp.data.image_files import problem
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
 from aef_tfp.data.storage import Facts, decode_once
@@ -20,6 +22,17 @@ _SPLITS = ("train", "validation", "test")
 
 # Images that are read at once.
 _CHUNK = 1024
+
+# What zipfile, zlib and NumPy raise of bytes that are not as they wrote them; the last
+# but one of a member without .npy, the last of encrypted and other foreign members.
+_BAD_FILE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+)
 
 _NAMES = (
     "images; or train, test; or train, validation, test (and labels; or train_labels,"
@@ -41,9 +54,10 @@ def load_npz(
     file = _file(Path(os.path.expanduser(os.fspath(path))))
     try:
         archive = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, *_BAD_FILE) as error:
         raise ValueError(
-            f"'{file}' is no NumPy file of several arrays ({error}): write it with"
+            f"'{file}' is no NumPy file of several arrays ({problem(error)}): write it"
+            " with"
             " np.savez or np.savez_compressed"
         ) from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -56,7 +70,9 @@ def load_npz(
         headers = {name: _header(archive, name, file) for name in given}
         shape = _common_shape(headers, file)
         _check_asked(file, shape, image_size, channels)
-        labels = {name: _labels(archive, name, headers[name][0][0]) for name in given}
+        labels = {
+            name: _labels(archive, name, headers[name][0][0], file) for name in given
+        }
         order, note = _orders({n: h[0][0] for n, h in headers.items()}, seed, file)
         parts = []
         state = file.stat()
@@ -67,7 +83,8 @@ def load_npz(
             def fill(
                 out: np.ndarray, name: str = name, rows: np.ndarray = rows
             ) -> tuple[int, np.ndarray | None, Facts]:
-                _copy_rows(archive, name, rows, out)
+                with _named(name, file):
+                    _copy_rows(archive, name, rows, out)
                 own_labels = labels[name]
                 return len(out), None if own_labels is None else own_labels[rows], {}
 
@@ -128,6 +145,20 @@ def _labels_name(name: str) -> str:
 
 
 @contextlib.contextmanager
+def _named(name: str, file: Path) -> Iterator[None]:
+    """Adds to an error of reading which array of which file it was."""
+    try:
+        yield
+    except _BAD_FILE as error:
+        # A KeyError's text is its argument in quotes.
+        reason = error.args[0] if isinstance(error, KeyError) else problem(error)
+        raise ValueError(
+            f"array {name!r} of '{file}' cannot be read ({reason}): write the file"
+            " again with np.savez or np.savez_compressed"
+        ) from error
+
+
+@contextlib.contextmanager
 def _member(archive: Any, name: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """One array of the file: a stream at its first byte, and its header."""
     with archive.zip.open(f"{name}.npy") as stream:
@@ -142,18 +173,24 @@ def _member(archive: Any, name: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 def _header(archive: Any, name: str, file: Path) -> tuple[tuple[int, ...], bool]:
     """The shape of an array and whether it is stored by columns."""
-    with _member(archive, name) as (_, (shape, by_columns, dtype)):
-        if dtype != np.uint8:
-            raise ValueError(
-                f"array {name!r} of '{file}' is {dtype}; images must be uint8, 0 to"
-                " 255: of floats in [0, 1] save np.round(255 * images).astype('uint8')"
-            )
-        if len(shape) not in (3, 4) or 0 in shape or shape[3:] not in ((), (1,), (3,)):
-            raise ValueError(
-                f"array {name!r} of '{file}' has shape {shape}; images must be"
-                " [n, H, W], [n, H, W, 1] or [n, H, W, 3]: reshape or transpose it"
-            )
-        return shape, by_columns
+    with _named(name, file), _member(archive, name) as (_, header):
+        shape, by_columns, dtype = header
+    if dtype != np.uint8:
+        raise ValueError(
+            f"array {name!r} of '{file}' is {dtype}; images must be uint8, 0 to"
+            " 255: of floats in [0, 1] save np.round(255 * images).astype('uint8')"
+        )
+    if shape[:1] == (0,):
+        raise ValueError(
+            f"array {name!r} of '{file}' holds no images: its shape is {shape}; check"
+            " what was saved"
+        )
+    if len(shape) not in (3, 4) or 0 in shape or shape[3:] not in ((), (1,), (3,)):
+        raise ValueError(
+            f"array {name!r} of '{file}' has shape {shape}; images must be"
+            " [n, H, W], [n, H, W, 1] or [n, H, W, 3]: reshape or transpose it"
+        )
+    return shape, by_columns
 
 
 def _common_shape(
@@ -189,16 +226,23 @@ def _check_asked(
         )
 
 
-def _labels(archive: Any, name: str, num_images: int) -> np.ndarray | None:
+def _labels(archive: Any, name: str, num_images: int, file: Path) -> np.ndarray | None:
     label_name = _labels_name(name)
     if label_name not in archive.files:
         return None
-    labels = archive[label_name]
+    with _named(label_name, file):
+        labels = archive[label_name]
+    if not isinstance(labels, np.ndarray):
+        # NumPy gives the bytes of a member that is none of its own.
+        raise ValueError(
+            f"array {label_name!r} of '{file}' is no array: write the file again with"
+            " np.savez or np.savez_compressed"
+        )
     if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"array {label_name!r} is {labels.dtype} of shape {labels.shape}; labels"
-            f" must be integers of shape ({num_images},), one for each image of"
-            f" {name!r}: correct or remove them"
+            f"array {label_name!r} of '{file}' is {labels.dtype} of shape"
+            f" {labels.shape}; labels must be integers of shape ({num_images},), one"
+            f" for each image of {name!r}: correct or remove them"
         )
     return labels.astype(np.int64)
 
@@ -252,10 +296,7 @@ def _copy_rows(archive: Any, name: str, rows: np.ndarray, out: np.ndarray) -> No
             size = number * int(np.prod(out.shape[1:]))
             buffer = stream.read(size)
             if len(buffer) != size:
-                raise ValueError(
-                    f"array {name!r} ends after fewer images than it says: write the"
-                    " file again"
-                )
+                raise EOFError("it ends after fewer images than it says")
             chunk = np.frombuffer(buffer, np.uint8).reshape(number, *out.shape[1:])
             wanted = place[start : start + number]
             kept = wanted >= 0
