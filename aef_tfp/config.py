@@ -32,6 +32,9 @@ ModelName = Literal[
 ]
 FlowName = Literal["maf", "iaf", "none"]
 NetworkName = Literal["conv", "residual", "dense"]
+# NumPy's own generator, which Keras seeds, takes 32 bits.
+_LARGEST_SEED = 2**32 - 1
+
 StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
 
 
@@ -162,14 +165,15 @@ class RunConfig:
             "num_samples",
             "num_importance_samples",
         )
-        for name in ("width", "image_size"):
-            if getattr(self, name) is not None:
-                least_one = (*least_one, name)
+        if self.width is not None:
+            least_one = (*least_one, "width")
         for name in least_one:
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
                 )
+        if self.image_size is not None and self.image_size < 4:
+            raise ValueError(f"image_size must be at least 4, got {self.image_size}.")
         if self.num_marginal_images < 2:
             raise ValueError(
                 "num_marginal_images must be at least 2, got "
@@ -185,6 +189,27 @@ class RunConfig:
                 raise ValueError(
                     f"{name} must be at least 0, got {getattr(self, name)}."
                 )
+        _check_seed(self.seed)
+        self._check_use()
+
+    def _check_use(self) -> None:
+        """Checks that no setting is one that nothing would read."""
+        if self.width is not None and self.model == "pixel-maf":
+            raise ValueError(
+                f"width is {self.width}, but a pixel-maf has no encoder and no "
+                "decoder: leave it out."
+            )
+        if self.width is not None and self.networks != "residual":
+            raise ValueError(
+                f"width is {self.width}, but networks are {self.networks!r}, which "
+                "have none: leave it out, or choose residual networks (--networks "
+                "residual)."
+            )
+        if self.skip_unreadable and self.dataset != "folder":
+            raise ValueError(
+                f"skip_unreadable is for the data set 'folder', not {self.dataset!r}: "
+                "leave it out."
+            )
         if self.num_levels is not None:
             info = DATASETS.get(self.dataset)
             if info is not None and info.source == "tfds":
@@ -278,11 +303,17 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+        _check_seed(self.seed)
         if not 0.0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"temperature must be a finite number of at least 0, got "
                 f"{self.temperature}."
             )
+
+
+def _check_seed(seed: int) -> None:
+    if seed > _LARGEST_SEED:
+        raise ValueError(f"seed must be at most 2**32 - 1, got {seed}.")
 
 
 def _presets() -> dict[str, RunConfig]:

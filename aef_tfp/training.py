@@ -58,7 +58,7 @@ from aef_tfp.models import (
     PartitionedAEF,
     PixelMAF,
 )
-from aef_tfp.networks import residual_decoder, residual_encoder
+from aef_tfp.networks import residual_decoder, residual_encoder, residual_stages
 from aef_tfp.pictures import image_grid, save_png
 
 __all__ = ["TrainingFailed", "build_model", "train"]
@@ -150,6 +150,8 @@ def _networks(
     config: RunConfig, shape: tuple[int, ...], encoder_outputs: int
 ) -> dict[str, Any]:
     """The arguments that make encoder and decoder; a width needs the networks."""
+    if config.networks == "residual":
+        _check_side(shape)
     if config.width is None or config.networks != "residual":
         return {"encoder": config.networks, "decoder": config.networks}
     dtype = "mixed_bfloat16" if config.mixed_precision else None
@@ -165,6 +167,29 @@ def _networks(
         # What the model does by itself where it is given a name.
         "initial_raw_scale": 1.0,
     }
+
+
+def _check_side(shape: tuple[int, ...]) -> None:
+    """Adds to the refusal of the residual networks the next side that they take."""
+    side = shape[0]
+    if side < 3 or side != shape[1]:
+        # There is none; what is wrong, the networks say themselves.
+        return
+    try:
+        residual_stages(side)
+    except ValueError as error:
+        smaller = next(s for s in range(side - 1, 1, -1) if _has_stages(s))
+        raise ValueError(
+            f"{str(error).rstrip('.')}; the next smaller side is {smaller}."
+        ) from None
+
+
+def _has_stages(side: int) -> bool:
+    try:
+        residual_stages(side)
+    except ValueError:
+        return False
+    return True
 
 
 def train(
@@ -185,7 +210,8 @@ def train(
     Args:
         config: The run.
         run_dir: Directory to create; with `resume`, the one to go on in.
-        data_dir: TFDS data directory; TFDS's own default if None.
+        data_dir: TFDS data directory, TFDS's own default if None; or the folder of
+            images, or NumPy file, of one's own.
         download: Whether TFDS may download the data set.
         resume: Go on from the newest checkpoint in `run_dir`.
         strategy: Devices to train on, as in `distribution.get_strategy`.

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from aef_tfp import data
-from aef_tfp.config import RunConfig
+from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.data import fingerprint, prepared, storage
 from aef_tfp.data.digits import Digits
 
@@ -342,6 +342,40 @@ def test_splits_with_too_few_images(digits_dir, monkeypatch, changes, message):
     message = f"data set 'digits' {message}: correct the entry in DATASETS or the data"
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("digits", digits_dir)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 0}, "image_size must be at least 4, got 0."),
+        ({"image_size": 3}, "image_size must be at least 4, got 3."),
+        ({"seed": 2**32}, "seed must be at most 2**32 - 1, got 4294967296."),
+        (
+            {"width": 8},
+            "width is 8, but networks are 'conv', which have none: leave it out, or"
+            " choose residual networks (--networks residual).",
+        ),
+        (
+            {"width": 8, "networks": "residual", "model": "pixel-maf"},
+            "width is 8, but a pixel-maf has no encoder and no decoder: leave it out.",
+        ),
+        (
+            {"skip_unreadable": True, "dataset": "npz"},
+            "skip_unreadable is for the data set 'folder', not 'npz': leave it out.",
+        ),
+    ],
+)
+def test_settings_that_nothing_would_read(settings, message):
+    with pytest.raises(ValueError, match=one_line(message)):
+        RunConfig(**settings).check()
+    used = {"image_size": 4, "skip_unreadable": True, "dataset": "folder"}
+    RunConfig(**used, seed=2**32 - 1, width=8, networks="residual").check()
+
+
+def test_an_evaluation_has_a_seed_of_32_bits():
+    EvaluationConfig(seed=2**32 - 1).check()
+    with pytest.raises(ValueError, match=r"^seed must be at most 2\*\*32 - 1, got"):
+        EvaluationConfig(seed=2**32).check()
 
 
 def test_an_estimate_takes_two_images():
@@ -694,15 +728,16 @@ def test_a_cache_that_cannot_be_written(digits_dir, tmp_path, monkeypatch):
     file.touch()
     with pytest.raises(
         OSError,
-        match=rf"^cannot write the cache of decoded images to '{file}' \(.*\): pass a"
-        " cache_dir that can be written, or a higher memory_limit$",
+        match=rf"^cannot write the cache of decoded images to '{file}' \(.*\): set"
+        r" XDG_CACHE_HOME to a folder that can be written \(cache_dir=\.\.\.\)$",
     ):
         data.load_splits("digits", digits_dir, memory_limit=0, cache_dir=file)
     full = type("Usage", (), {"free": 999})()
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: full)
     message = (
         f"the cache of decoded images needs 86.2 kB in '{tmp_path}', which has 999"
-        " bytes left: pass another cache_dir or a higher memory_limit, or make room"
+        " bytes left: set XDG_CACHE_HOME to a folder with more room (cache_dir=...), or"
+        " make room"
     )
     with pytest.raises(OSError, match=one_line(message)):
         data.load_splits("digits", digits_dir, memory_limit=0, cache_dir=tmp_path)

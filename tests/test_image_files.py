@@ -79,7 +79,7 @@ def mixed(tmp_path_factory):
     return path
 
 
-_BAD = "100.jpg (image file is truncated {}), 200.png (no image of a known format)"
+_BAD = "'100.jpg' (image file is truncated {}), '200.png' (no image of a known format)"
 
 
 def test_bad_files_are_named_together(mixed):
@@ -204,7 +204,7 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
     data.load_splits("folder", path, seed=4, **arguments)
     (path / "bad.png").touch()
     data.load_splits("folder", path, skip_unreadable=True, **arguments)
-    with pytest.raises(ValueError, match=r"bad\.png \(no image of a known format\)"):
+    with pytest.raises(ValueError, match=r"'bad\.png' \(no image of a known format\)"):
         data.load_splits("folder", path, **arguments)
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
@@ -346,8 +346,8 @@ def test_folders_with_too_few_readable_images(tmp_path):
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(
         ValueError,
-        match=rf"^none of the 3 image files in '{tmp_path}' is readable: 0\.png"
-        r" \(no image of a known format\), 1\.png \(.+\), 2\.png \(.+\)$",
+        match=rf"^none of the 3 image files in '{tmp_path}' is readable: '0\.png'"
+        r" \(no image of a known format\), '1\.png' \(.+\), '2\.png' \(.+\)$",
     ):
         data.load_splits("folder", tmp_path, skip_unreadable=True)
 
@@ -356,8 +356,8 @@ def test_files_that_cannot_be_opened_are_unreadable_too(tmp_path):
     numbered_folder(tmp_path)
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
     message = (
-        f"1 of 21 image files is unreadable in '{tmp_path}': lost.png (No such file or"
-        " directory): repair or remove them, or pass --skip-unreadable"
+        f"1 of 21 image files is unreadable in '{tmp_path}': 'lost.png' (No such file"
+        " or directory): repair or remove them, or pass --skip-unreadable"
         " (skip_unreadable=True)"
     )
     with pytest.raises(ValueError, match=one_line(message)):
@@ -365,12 +365,20 @@ def test_files_that_cannot_be_opened_are_unreadable_too(tmp_path):
     assert len(data.load_splits("folder", tmp_path, skip_unreadable=True).train) == 16
 
 
+def test_a_line_break_in_a_name_makes_no_second_line(tmp_path):
+    numbered_folder(tmp_path)
+    (tmp_path / "two\nlines.png").touch()
+    message = r"^1 of 21 .* 'two\\nlines\.png' \(no image of a known format\): repair"
+    with pytest.raises(ValueError, match=message):
+        data.load_splits("folder", tmp_path)
+
+
 def test_many_bad_files_are_counted(tmp_path):
     numbered_folder(tmp_path, 4)
     for index in range(15):
         (tmp_path / f"bad{index:02}.png").touch()
     with pytest.raises(
-        ValueError, match=r"^15 of 19 .* bad09\.png \([^()]*\), and 5 more:"
+        ValueError, match=r"^15 of 19 .* 'bad09\.png' \([^()]*\), and 5 more:"
     ):
         data.load_splits("folder", tmp_path)
 
@@ -382,7 +390,9 @@ def test_a_format_is_known_by_its_bytes_and_among_a_few(tmp_path):
     assert len(data.load_splits("folder", tmp_path).train) == 16
     # Pillow could read this one, but would start Ghostscript for it.
     plain(7).save(tmp_path / "even" / "4.png", format="eps")
-    message = r"^1 of 20 image files is unreadable .* even/4\.png \(no image of a known"
+    message = (
+        r"^1 of 20 image files is unreadable .* 'even/4\.png' \(no image of a known"
+    )
     with pytest.raises(ValueError, match=message):
         data.load_splits("folder", tmp_path)
 

@@ -1,13 +1,18 @@
 """The residual networks: the paper's sizes, their start, any side that halves."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aef_tfp import networks
+from aef_tfp.config import RunConfig
+from aef_tfp.data import dataset_info
 from aef_tfp.models import VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 from aef_tfp.networks import BottleneckBlock, Stage, residual_stages
+from aef_tfp.training import build_model
 
 RESIDUAL = {"encoder": "residual", "decoder": "residual"}
 
@@ -68,6 +73,16 @@ def test_stages_lead_to_one(side, sides):
 def test_a_side_that_does_not_halve_is_refused(side):
     with pytest.raises(ValueError, match=f"got a side of {side}; resize or crop"):
         residual_stages(side)
+
+
+@pytest.mark.parametrize(("side", "smaller"), [(44, 40), (52, 48), (9, 8), (100, 96)])
+@pytest.mark.parametrize("width", [None, 4])
+def test_a_run_names_the_next_smaller_side(side, smaller, width):
+    config = RunConfig(dataset="folder", networks="residual", width=width, model="vae")
+    info = dataclasses.replace(dataset_info("folder"), image_shape=(side, side, 1))
+    message = rf"got a side of {side}; .*; the next smaller side is {smaller}\.$"
+    with pytest.raises(ValueError, match=message):
+        build_model(config, info)
 
 
 SMALL = [Stage(4, 1, 4), Stage(1, 2, 1)]

@@ -41,7 +41,8 @@ class Arguments:
     """Directory for everything the run writes; a new one under runs/ by default."""
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """TFDS data directory that holds the data set; TFDS's own by default."""
+    """TFDS data directory that holds the data set (TFDS's own by default), or the
+    folder of your images for folder, or your .npz file for npz."""
 
     download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let TFDS download the data set if the data directory does not hold it."""

@@ -223,7 +223,10 @@ def _shape(
 
 
 def _listed(bad: dict[str, str]) -> str:
-    listed = [f"{name} ({reason})" for name, reason in list(bad.items())[:_MOST_NAMES]]
+    # A name may hold a line break.
+    listed = [
+        f"{name!r} ({reason})" for name, reason in list(bad.items())[:_MOST_NAMES]
+    ]
     if len(bad) > _MOST_NAMES:
         listed.append(f"and {len(bad) - _MOST_NAMES:,} more")
     return ", ".join(listed)

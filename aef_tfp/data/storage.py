@@ -106,8 +106,8 @@ def decode_once(
                 # Writing to a memory map would end the process without a word.
                 raise OSError(
                     f"the cache of decoded images needs {_size(num_bytes)} in"
-                    f" '{folder}', which has {_size(free)} left: pass another cache_dir"
-                    " or a higher memory_limit, or make room"
+                    f" '{folder}', which has {_size(free)} left: set XDG_CACHE_HOME to"
+                    " a folder with more room (cache_dir=...), or make room"
                 )
             images = np.lib.format.open_memmap(
                 unfinished / "images.npy", mode="w+", dtype=np.uint8, shape=shape
@@ -139,7 +139,7 @@ def _becomes(entry: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(
             f"cannot write the cache of decoded images to '{entry.parent}' ({error}):"
-            " pass a cache_dir that can be written, or a higher memory_limit"
+            " set XDG_CACHE_HOME to a folder that can be written (cache_dir=...)"
         ) from error
     try:
         yield unfinished
