@@ -32,6 +32,9 @@ ModelName = Literal[
 ]
 FlowName = Literal["maf", "iaf", "none"]
 NetworkName = Literal["conv", "residual", "dense"]
+# The models of Table 7.
+_ABLATED = ("celebahq32-aef-linear-128", "celebahq32-vae-128")
+
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
 
@@ -316,6 +319,20 @@ def _check_seed(seed: int) -> None:
         raise ValueError(f"seed must be at most 2**32 - 1, got {seed}.")
 
 
+def _ablations(base: RunConfig) -> dict[str, RunConfig]:
+    """The rows of Table 7 without one of the flows, or both, by the ends of names."""
+    # A VAE has its posterior flow where an AEF has its core flow.
+    first = "posterior" if base.model == "vae" else "core"
+    flows: dict[str, dict[str, Any]] = {
+        "no-flows": {"core_flow": "none", "prior_flow": "none"},
+        f"only-{first}": {"prior_flow": "none"},
+        "only-prior": {"core_flow": "none"},
+    }
+    return {
+        name: dataclasses.replace(base, **changes) for name, changes in flows.items()
+    }
+
+
 def _presets() -> dict[str, RunConfig]:
     presets = {}
     for dataset, info in DATASETS.items():
@@ -339,9 +356,11 @@ def _presets() -> dict[str, RunConfig]:
                     )
                 continue
             for latent_dim in info.latent_dims:
-                presets[f"{dataset}-{model}-{latent_dim}"] = RunConfig(
-                    model=model, latent_dim=latent_dim, **shared
-                )
+                name = f"{dataset}-{model}-{latent_dim}"
+                presets[name] = RunConfig(model=model, latent_dim=latent_dim, **shared)
+                if name in _ABLATED:
+                    for end, config in _ablations(presets[name]).items():
+                        presets[f"{name}-{end}"] = config
     return presets
 
 
@@ -355,7 +374,9 @@ DEFAULT_PRESET = "digits-aef-center-8"
 def get_preset(name: str) -> RunConfig:
     """Returns a preset by its name, `DATASET-MODEL-LATENT`.
 
-    A pixel MAF has its sizes in place of latents, as in `mnist-pixel-maf-4x256`.
+    A pixel MAF has its sizes in place of latents, as in `mnist-pixel-maf-4x256`. The
+    ablations of Table 7 end in `-no-flows`, `-only-prior`, and `-only-core` of an AEF,
+    `-only-posterior` of a VAE.
 
     Raises:
         ValueError: If there is none; the message says what names look like.

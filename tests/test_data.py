@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from aef_tfp import data
-from aef_tfp.config import EvaluationConfig, RunConfig
+from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig, get_preset
 from aef_tfp.data import fingerprint, prepared, storage
 from aef_tfp.data.digits import Digits
+from aef_tfp.paper import EXHIBITS
 
 
 @pytest.fixture(scope="module")
@@ -753,6 +754,23 @@ def test_the_limit_is_a_part_of_the_memory_and_the_cache_the_users(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert storage.default_cache_dir() == tmp_path / "home" / ".cache" / "aef_tfp"
+
+
+def test_the_ablations_of_table_7_are_presets():
+    ends = {"no flows": "no-flows", "only prior": "only-prior", "both flows": ""}
+    found = {}
+    for row in EXHIBITS["table-7"].experiments:
+        config = row.config
+        first = "only-posterior" if config.model == "vae" else "only-core"
+        end = {**ends, "only posterior": first}[row.variant]
+        name = f"{config.dataset}-{config.model}-{config.latent_dim}-{end}".rstrip("-")
+        assert get_preset(name) == config
+        found[name] = config
+    assert len(set(map(RunConfig.to_json, found.values()))) == 8
+    # There are no others.
+    assert {n for n in PRESETS if "-only-" in n or "-no-flows" in n} < set(found)
+    with pytest.raises(ValueError, match="close to it: celebahq32-aef-linear-128-only"):
+        get_preset("celebahq32-aef-linear-128-only-posterior")
 
 
 # Images that change between two parts of a run.

@@ -786,7 +786,7 @@ def test_dry_run_names_the_closest_preset(package, capsys):
         "imagenet32-aef-linear-128-seed3",
     )
     assert first("--table=7", "--model=aef-linear") == (
-        "celebahq32-aef-linear-128 --core-flow=none --prior-flow=none",
+        "celebahq32-aef-linear-128-no-flows",
         "celebahq32-aef-linear-128-core_none-prior_none-seed3",
     )
 

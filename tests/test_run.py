@@ -258,7 +258,10 @@ def test_preset_names_say_what_they_are():
         size = str(config.latent_dim)
         if config.model == "pixel-maf":
             size = f"{config.flow_layers}x{config.flow_units}"
-        assert name == f"{config.dataset}-{config.model}-{size}"
+        both = (config.core_flow, config.prior_flow) == ("maf", "maf")
+        ablations = ("-no-flows", "-only-core", "-only-posterior", "-only-prior")
+        ends = ("",) if both else ablations
+        assert name in [f"{config.dataset}-{config.model}-{size}{end}" for end in ends]
     assert get_preset("mnist-aef-linear-32").iterations == 100_000
 
 
