@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from calculus import fresh, log_det_by_autodiff, perturb
 
 from aef_tfp import bijectors, flows
+from aef_tfp.bijectors.reuse import OncePerGraph
 
 tfb = tfp.bijectors
 
@@ -381,3 +382,28 @@ def test_samples_of_a_flow_with_small_scales_do_not_overflow(rng):
     base = tf.constant(1e4 * rng.normal(size=(8, 3)))
     back = flow.bijector.inverse(fresh(flow.bijector.forward(base)))
     np.testing.assert_allclose(back, base, rtol=1e-6)
+
+
+def test_a_conditioner_is_called_once_per_tensor_and_graph():
+    calls = []
+
+    def conditioner(x):
+        calls.append(x)
+        return 2.0 * x
+
+    once = OncePerGraph(conditioner)
+
+    @tf.function
+    def twice(x):
+        inner = tf.cond(x[0] > 0.0, lambda: once(x), lambda: x)
+        y = tf.identity(x)
+        return inner, once(x), once(x), once(y), once(x)
+
+    for value in (1.0, -1.0):
+        inner, *same = twice(tf.constant([value]))
+        assert inner.numpy() == (2.0 if value > 0 else -1.0)
+        assert [float(y[0]) for y in same] == [2 * value] * 4
+    # In the branch; then x, y, and x again, of which the last call alone is kept.
+    assert len(calls) == 4
+    x = tf.constant([1.0])
+    assert once(x) is not once(x)

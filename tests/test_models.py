@@ -1,6 +1,7 @@
 """The models' mathematics, float64: densities against autodiff and closed forms."""
 
 import json
+from collections import Counter
 
 import keras
 import numpy as np
@@ -10,14 +11,27 @@ from calculus import fresh, log_det_by_autodiff, perturb
 from scipy.stats import kstest, multivariate_normal
 
 from aef_tfp import flows
-from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF, bits_per_dim
+from aef_tfp.models import (
+    VAE,
+    Autoencoder,
+    ExpandedAEF,
+    PartitionedAEF,
+    PixelMAF,
+    bits_per_dim,
+)
 from aef_tfp.models.noise import (
     normal_noise,
     normal_of_bits,
     stateless_seed,
     uniform_noise,
 )
-from aef_tfp.networks import dense_decoder, dense_encoder
+from aef_tfp.networks import (
+    MADE,
+    GaussianDecoder,
+    GaussianEncoder,
+    dense_decoder,
+    dense_encoder,
+)
 
 
 def small_flow(size, kind=flows.MAF, dtype="float64"):
@@ -537,3 +551,31 @@ def test_lists_of_images_are_refused_by_their_name():
     model.compile()
     with pytest.raises(ValueError, match=r"got a list of 2; join it with np\.stack"):
         model.fit([np.zeros(5), np.zeros(5)])
+
+
+@pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF, VAE, PixelMAF])
+def test_a_training_graph_holds_each_network_once(cls, monkeypatch):
+    # A second copy costs no forward pass after compilation, but a whole backward pass.
+    calls = Counter()
+    for part in (MADE, GaussianEncoder, GaussianDecoder):
+
+        def counted(self, x, original=part.call):
+            calls[self] += 1
+            return original(self, x)
+
+        monkeypatch.setattr(part, "call", counted)
+    if cls is PixelMAF:
+        model = PixelMAF((4, 4, 1), num_layers=2, hidden_units=7)
+    elif cls is VAE:
+        model = VAE.from_aef(small_model(ExpandedAEF, (4, 4, 1), 3, dtype="float32"))
+    else:
+        model = small_model(cls, (4, 4, 1), 3, dtype="float32")
+    networks = {
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, (MADE, GaussianEncoder, GaussianDecoder))
+    }
+    calls.clear()
+    x = tf.TensorSpec([8, 4, 4, 1])
+    tf.function(model.objective).get_concrete_function(x, tf.constant([0, 1]))
+    assert calls == dict.fromkeys(networks, 1)

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from aef_tfp.bijectors.reuse import OncePerGraph
+
 __all__ = ["AutoregressiveConditioner", "MaskedAutoregressive", "affine_inverse"]
 
 
@@ -76,8 +78,9 @@ class MaskedAutoregressive(tfb.MaskedAutoregressiveFlow):
     ):
         self._conditioner = conditioner
         self._scalar_bijector = scalar_bijector
+        parameters_of = OncePerGraph(conditioner)
         super().__init__(
-            bijector_fn=lambda y: scalar_bijector(conditioner(y)),
+            bijector_fn=lambda y: scalar_bijector(parameters_of(y)),
             validate_args=validate_args,
             name=name,
         )

@@ -6,6 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from aef_tfp.bijectors.reuse import OncePerGraph
+
 __all__ = ["PairCoupling", "decoder_coupling", "encoder_coupling"]
 
 
@@ -18,7 +20,7 @@ class PairCoupling(tfb.Bijector):
         inverse: (a, b) -> (a, (b - loc(a)) / scale(a))
         forward log-det: sum_i log scale(a)_i
 
-    Each direction costs one pass through the conditioner.
+    Each direction costs one pass through the conditioner, log-determinant included.
 
     Args:
         conditioner: Callable from the untouched part `[..., k]` to `(loc, scale)`, each
@@ -46,7 +48,7 @@ class PairCoupling(tfb.Bijector):
         parameters = dict(locals())
         if transformed not in (0, 1):
             raise ValueError(f"transformed must be 0 or 1, got {transformed!r}.")
-        self._conditioner = conditioner
+        self._conditioner = OncePerGraph(conditioner)
         self._transformed = transformed
         super().__init__(
             forward_min_event_ndims=[1, 1],
