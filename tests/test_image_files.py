@@ -1,10 +1,13 @@
 """Images of one's own, in folders and NumPy files, and CelebA-HQ's files."""
 
 import dataclasses
+import importlib
 import itertools
+import json
 import re
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +154,29 @@ def test_mixed_files_train(mixed):
     losses = history.history["val_loss"]
     assert np.all(np.isfinite(losses))
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:val_loss is")  # of a few random steps
+def test_mixed_files_become_a_run(mixed, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "trainers")
+    run = importlib.import_module("run")
+    run_dir = tmp_path / "run"
+    options = ["--networks=dense", "--image-size=8", "--iterations=2"]
+    options += ["--steps-per-execution=1", "--no-jit-compile"]
+    argv = ["folder-autoencoder-2", *options, f"--data-dir={mixed}"]
+    assert run.main([*argv, f"--run-dir={run_dir}"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: 2 of 500 image files are unreadable")
+    assert printed.count("\n") == 1
+    assert not run_dir.exists()
+    assert run.main([*argv, f"--run-dir={run_dir}", "--skip-unreadable"]) == 0
+    printed = capsys.readouterr().out
+    assert "become 8 x 8" in printed
+    assert "'100.jpg' (image file is truncated" in printed
+    facts = json.loads((run_dir / "data.json").read_text())
+    assert facts["image_shape"] == [8, 8, 3]
+    assert facts["num_images"] == {"train": 398, "validation": 50, "test": 50}
+    assert (run_dir / "reconstructions.png").is_file()
 
 
 def test_splits_are_the_same_in_any_file_system(mixed, tmp_path, monkeypatch):

@@ -172,6 +172,64 @@ def test_the_width_is_an_argument():
     assert model.sample(2).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.parametrize("num_outputs", [1, 2])
+def test_an_odd_side_is_reached_and_left(num_outputs):
+    # 28, 14, 7, and from 7 to 1 in one step: the only pooling that is not by 2 or 4.
+    encoder = networks.residual_encoder((28, 28, 1), 3, 4, num_outputs=num_outputs)
+    sides = [
+        layer.output.shape[1]
+        for layer in encoder.layers
+        if isinstance(layer, keras.layers.AveragePooling2D)
+    ]
+    assert sides == [14, 7, 1]
+    outputs = encoder(np.zeros([2, 28, 28, 1], np.float32))
+    outputs = outputs if num_outputs == 2 else [outputs]
+    assert [tuple(output.shape) for output in outputs] == [(2, 3)] * num_outputs
+    decoder = networks.residual_decoder(3, (28, 28, 1), num_outputs, width=4)
+    sides = [
+        layer.output.shape[1]
+        for layer in decoder.layers
+        if isinstance(layer, keras.layers.UpSampling2D)
+    ]
+    assert sides == [7, 14, 28]
+    output = decoder(np.zeros([2, 3], np.float32))
+    assert output.shape == (2, 28, 28, num_outputs)
+
+
+@pytest.mark.slow
+def test_compiled_mixed_precision_trains_and_is_saved(digit_images, tmp_path):
+    dtype = "mixed_bfloat16"
+    # One block per stage, since XLA takes its time for each.
+    shared = {"width": 4, "stages": residual_stages(8, num_blocks=1), "dtype": dtype}
+    model = VAE(
+        (8, 8, 1),
+        3,
+        num_levels=17,
+        encoder=networks.residual_encoder((8, 8, 1), 3, **shared),
+        decoder=networks.residual_decoder(3, (8, 8, 1), **shared),
+        prior_flow="none",
+        posterior_flow="none",
+        dtype=dtype,
+    )
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=True)
+    model.adapt(digit_images)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    history = model.fit(digit_images[:64], batch_size=32, epochs=2, verbose=0)
+    assert np.all(np.isfinite(history.history["loss"]))
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert weight.dtype == "float32"
+        assert (weight.numpy() != old).any(), weight.path
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for network in (loaded.encoder.network, loaded.decoder.network):
+        blocks = [part for part in network.layers if isinstance(part, BottleneckBlock)]
+        assert {block.compute_dtype for block in blocks} == {"bfloat16"}
+    x = digit_images[:5]
+    got, wanted = (one.elbo(x, seed=0) for one in (loaded, model))
+    assert wanted.dtype == tf.float32
+    np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("cls", [PartitionedAEF, Autoencoder])
 def test_a_residual_model_trains_and_is_saved(cls, digit_images, tmp_path):
     stages = [Stage(8, 1, 8), Stage(1, 1, 1)]
