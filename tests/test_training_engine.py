@@ -112,8 +112,8 @@ def test_one_and_two_replicas_make_equal_updates(kind, mirrored):
 
 def test_an_optimizer_from_outside_the_scope_is_refused(mirrored):
     # Its count of steps would be raised once per replica.
-    adam = keras.optimizers.Adam(1e-3)
-    message = r"'adam' was made outside .* make it inside strategy\.scope\(\)"
+    adam = keras.optimizers.Adam(1e-3, name="outsider")
+    message = r"'outsider' was made outside .* make it inside strategy\.scope\(\)"
     with mirrored.scope(), pytest.raises(ValueError, match=message):
         tiny(optimizer=adam)
 
