@@ -1,0 +1,181 @@
+"""Cases of aef_tfp, and of TFP's own bijector in its place; asked by speed.py."""
+
+import functools
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from settings import (
+    CLIP_NORM,
+    EVALUATED,
+    NUM_IMPORTANCE,
+    NUM_SAMPLES,
+    PIPELINE_BATCHES,
+    SETTINGS,
+    STEPS,
+    random_images,
+)
+from worker import Case, serve
+
+from aef_tfp.config import RunConfig
+from aef_tfp.terminal import import_quietly
+
+tf = import_quietly("tensorflow")
+training = import_quietly("aef_tfp.training")
+
+import numpy as np  # noqa: E402
+from tensorflow_probability import bijectors as tfb  # noqa: E402
+
+from aef_tfp import callbacks, flows  # noqa: E402
+from aef_tfp.bijectors import affine_inverse  # noqa: E402
+from aef_tfp.data import DatasetInfo, training_batches  # noqa: E402
+
+
+def built(name, jit_compile=True):
+    """The model as the trainer builds it, adapted, and images."""
+    setting = SETTINGS[name]
+    config = RunConfig(
+        model=setting.model,
+        latent_dim=setting.latent_dim,
+        networks=setting.networks,
+        batch_size=setting.batch_size,
+        learning_rate=setting.learning_rate,
+        clip_norm=CLIP_NORM,
+        steps_per_execution=STEPS,
+        jit_compile=jit_compile,
+    )
+    info = DatasetInfo(
+        name="noise",
+        tfds_name="",
+        description="Pixels of noise",
+        image_shape=setting.image_shape,
+        num_levels=256,
+        logit_lambda=setting.logit_lambda,
+    )
+    model = training.build_model(config, info)
+    images = random_images(setting)
+    model.adapt(images)
+    return model, images, setting
+
+
+def stepper(name):
+    """Returns a function that makes STEPS training steps, and the model."""
+    model, images, setting = built(name)
+    batches = iter(training_batches(images, setting.batch_size, seed=0))
+    model.make_train_function()
+
+    def run():
+        logs = model.train_function(batches)
+        return float(logs["loss"])
+
+    return run, model
+
+
+def train(name):
+    run, model = stepper(name)
+    parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    return Case(run, STEPS, {"parameters": parameters})
+
+
+def sample(name):
+    model, _, _ = built(name)
+    return Case(lambda: model.sample(NUM_SAMPLES, seed=0).numpy())
+
+
+def sample_by_tfp(name):
+    """The same model with TFP's bijector, which evaluates its network d times."""
+    model, _, _ = built(name)
+
+    def plain(layer):
+        return tfb.MaskedAutoregressiveFlow(
+            bijector_fn=lambda y: affine_inverse(layer.made(y))
+        )
+
+    def run():
+        with mock.patch.object(flows.Autoregressive, "bijector", property(plain)):
+            model.sample(NUM_SAMPLES, seed=0).numpy()
+
+    return Case(run)
+
+
+def evaluate(name):
+    model, images, _ = built(name)
+    images = images[:EVALUATED]
+    return Case(lambda: model.marginal_log_prob(images, NUM_IMPORTANCE, seed=0).numpy())
+
+
+def pipeline(name):
+    setting = SETTINGS[name]
+    images = random_images(setting, 60_000)
+    batches = iter(training_batches(images, setting.batch_size, seed=0))
+
+    def run():
+        for _ in range(PIPELINE_BATCHES):
+            next(batches)
+
+    return Case(run, PIPELINE_BATCHES)
+
+
+def products():
+    size = 2048
+    left, right = (tf.random.uniform([size, size]) for _ in range(2))
+    product = tf.function(lambda: tf.matmul(left, right))
+    return Case(lambda: product().numpy(), facts={"operations": 2 * size**3})
+
+
+def bare_loop(name, steps=200):
+    """Training steps alone, from images that lie ready."""
+    model, images, setting = built(name)
+    batches = training_batches(images, setting.batch_size, seed=0)
+    model.make_train_function()
+
+    def run():
+        iterator = iter(batches)
+        for _ in range(steps // STEPS):
+            model.train_function(iterator)
+
+    return Case(run, steps)
+
+
+def fit(name, steps=200):
+    """The same steps through `fit`, with the callbacks of the trainer."""
+    model, images, setting = built(name)
+    batches = training_batches(images, setting.batch_size, seed=0)
+    directory = Path(tempfile.mkdtemp())
+
+    def iteration_of(epoch):
+        return (epoch + 1) * steps
+
+    def run():
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            callbacks=[
+                callbacks.History(directory / "history.csv", iteration_of),
+                callbacks.Scalars(
+                    directory, images, setting.batch_size, iteration_of, 100
+                ),
+            ],
+            verbose=0,
+        )
+
+    return Case(run, steps)
+
+
+CASES = {"products": products}
+for _name in SETTINGS:
+    _part = functools.partial
+    CASES[f"train {_name}"] = _part(train, _name)
+    CASES[f"sample {_name}"] = _part(sample, _name)
+    CASES[f"sample by TFP {_name}"] = _part(sample_by_tfp, _name)
+    CASES[f"evaluate {_name}"] = _part(evaluate, _name)
+    CASES[f"pipeline {_name}"] = _part(pipeline, _name)
+    CASES[f"steps {_name}"] = _part(bare_loop, _name)
+    CASES[f"fit {_name}"] = _part(fit, _name)
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--first-step"]:
+        stepper(sys.argv[2])[0]()
+    else:
+        serve(CASES)

@@ -1,0 +1,287 @@
+"""Times aef_tfp beside PyTorch and TensorFlow Probability: one command, one run.
+
+    python benchmarks/speed.py
+
+The contenders of a comparison are timed in turn (A B A B ...), each in the process of
+its library, while the other sleeps. It writes `speed.md` (a table of medians and
+ranges), `speed.png`, and all times in `speed.json`.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from arithmetic import step_operations
+from settings import EVALUATED, NUM_IMPORTANCE, NUM_SAMPLES, SETTINGS
+from worker import Worker
+
+SIDES = {"aef_tfp": "aef_side.py", "PyTorch": "pytorch_side.py"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One way to do what is compared.
+
+    Args:
+        label: Its column.
+        side: Whose process runs it, a key of SIDES.
+        case: The case's name there.
+    """
+
+    label: str
+    side: str
+    case: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One row: aef_tfp first, then the others.
+
+    Args:
+        title: What is done.
+        contenders: Who does it.
+        operations: What it takes, for the share of the machine's rate; 0 if unknown.
+        repeats: Timed calls of each contender.
+    """
+
+    title: str
+    contenders: tuple[Contender, ...]
+    operations: int = 0
+    repeats: int = 12
+
+
+def comparisons() -> list[Comparison]:
+    """All rows, in their order."""
+    rows = []
+    names = {"aef": "AEF (linear)", "vae": "VAE"}
+    for name in ("aef-2", "aef-32", "vae-2", "vae-32", "aef-residual-64"):
+        setting = SETTINGS[name]
+        side = setting.image_shape[0]
+        kind = names[name[:3]] + (
+            ", residual" if setting.networks == "residual" else ""
+        )
+        rows.append(
+            Comparison(
+                f"Training step: {kind}, {side} x {side}, d = {setting.latent_dim}, "
+                f"batch {setting.batch_size}",
+                (
+                    Contender("aef_tfp", "aef_tfp", f"train {name}"),
+                    Contender("PyTorch", "PyTorch", f"train {name}"),
+                    Contender("compiled", "PyTorch", f"train compiled {name}"),
+                ),
+                step_operations(setting),
+            )
+        )
+    for name in ("aef-32", "aef-128", "aef-256"):
+        rows.append(
+            Comparison(
+                f"{NUM_SAMPLES} samples: 28 x 28, d = {SETTINGS[name].latent_dim}",
+                (
+                    Contender("aef_tfp", "aef_tfp", f"sample {name}"),
+                    Contender("PyTorch", "PyTorch", f"sample {name}"),
+                    Contender("TFP", "aef_tfp", f"sample by TFP {name}"),
+                ),
+                repeats=6,
+            )
+        )
+    rows.append(
+        Comparison(
+            f"Likelihood of {EVALUATED} images, K = {NUM_IMPORTANCE}: d = 32",
+            _both("evaluate aef-32"),
+            repeats=3,
+        )
+    )
+    rows.append(Comparison("Input pipeline: a batch of 128", _both("pipeline aef-32")))
+    rows.append(
+        Comparison(
+            "Step in `fit`, with callbacks (second: the bare step)",
+            (
+                Contender("aef_tfp", "aef_tfp", "fit aef-32"),
+                Contender("bare", "aef_tfp", "steps aef-32"),
+            ),
+            repeats=6,
+        )
+    )
+    return rows
+
+
+def _both(case: str) -> tuple[Contender, ...]:
+    return tuple(Contender(side, side, case) for side in SIDES)
+
+
+def measure(comparison: Comparison, workers: dict[str, Worker]) -> dict[str, list]:
+    """Returns the milliseconds per unit of each contender, in turn measured."""
+    facts = {
+        contender.label: workers[contender.side].prepare(contender.case)
+        for contender in comparison.contenders
+    }
+    counts = {fact["parameters"] for fact in facts.values() if "parameters" in fact}
+    if len(counts) > 1:
+        raise RuntimeError(f"{comparison.title}: not the same model, {facts}.")
+    times: dict[str, list] = {c.label: [] for c in comparison.contenders}
+    for _ in range(comparison.repeats // 3 or 1):
+        for one in comparison.contenders:
+            seconds = workers[one.side].measure(one.case, min(3, comparison.repeats))
+            times[one.label] += [1e3 * value for value in seconds]
+    for worker in workers.values():
+        worker.forget()
+    return times
+
+
+def product_rate(workers: dict[str, Worker], rounds: int = 5) -> float:
+    """Operations per second of a large matrix product, the better library's median."""
+    rates: dict[str, list[float]] = {side: [] for side in workers}
+    operations = 0
+    for worker in workers.values():
+        operations = worker.prepare("products")["operations"]
+    for _ in range(rounds):
+        for side, worker in workers.items():
+            rates[side] += [operations / t for t in worker.measure("products", 5)]
+    return float(max(np.median(values) for values in rates.values()))
+
+
+def first_steps(repeats: int = 3) -> dict[str, list[float]]:
+    """Milliseconds from the start of a process to the end of its first step."""
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(repeats):
+        for side, script in SIDES.items():
+            path = Path(__file__).with_name(script)
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, str(path), "--first-step", "aef-32"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            times[side].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def table(results: dict[str, dict[str, list]], operations: dict[str, int], rate) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| | aef_tfp | PyTorch | compiled PyTorch | TFP's bijector | ratio | share |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for title, times in results.items():
+        own = float(np.median(times["aef_tfp"]))
+        others = [times.get(label) for label in ("PyTorch", "compiled", "TFP")]
+        if "bare" in times:
+            others[0] = times["bare"]
+        ratios = [f"{np.median(t) / own:.3g}" for t in others if t]
+        share = operations.get(title)
+        cells = [
+            title,
+            spread(times["aef_tfp"]),
+            *(spread(t) if t else "" for t in others),
+            " / ".join(ratios),
+            f"{share / rate / own * 1e3:.0%}" if share else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(milliseconds: list) -> str:
+    """Median, least and most."""
+    middle, least, most = (
+        f"{f(milliseconds):.3g}" if f(milliseconds) < 1000 else f"{f(milliseconds):.0f}"
+        for f in (np.median, np.min, np.max)
+    )
+    return f"{middle} ({least} to {most})"
+
+
+def machine(rate: float) -> str:
+    """One paragraph: what it ran on."""
+    names = ("tensorflow", "keras", "tensorflow-probability", "torch", "nflows")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return (
+        f"{os.cpu_count()} CPU cores ({_processor()}), no GPU; Python "
+        f"{platform.python_version()}, {versions}. A product of two 2048 x 2048 "
+        f"matrices in float32 runs at {rate / 1e9:.0f} GFLOP/s."
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def plot(results: dict[str, dict[str, list]], path: Path) -> None:
+    """How many times as long the others take, one bar each."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    bars = [
+        (title, label, np.median(times[label]) / np.median(times["aef_tfp"]))
+        for title, times in results.items()
+        for label in ("PyTorch", "compiled", "TFP")
+        if label in times
+    ]
+    colors = {"PyTorch": "tab:orange", "compiled": "tab:red", "TFP": "tab:purple"}
+    figure, axes = plt.subplots(figsize=(9, 0.32 * len(bars) + 1), layout="constrained")
+    for i, (_, label, ratio) in enumerate(bars):
+        axes.barh(i, ratio, color=colors[label])
+        axes.text(ratio * 1.03, i, f"{ratio:.1f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xlabel("time of the other / time of aef_tfp (logarithmic)")
+    shown = {label for _, label, _ in bars}
+    names = {"compiled": "compiled PyTorch", "TFP": "TFP's bijector"}
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=color, label=names.get(label, label))
+        for label, color in colors.items()
+        if label in shown
+    ]
+    axes.legend(handles=handles, fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
+def main(argv=None) -> int:
+    """Measures, prints and writes; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--only", default="", help="rows whose title holds this")
+    arguments = parser.parse_args(argv)
+    workers = {side: Worker(script) for side, script in SIDES.items()}
+    rate = product_rate(workers)
+    print(machine(rate), flush=True)
+    results, operations = {}, {}
+    for comparison in comparisons():
+        if arguments.only in comparison.title:
+            times = results[comparison.title] = measure(comparison, workers)
+            operations[comparison.title] = comparison.operations
+            print(
+                comparison.title, {k: spread(v) for k, v in times.items()}, flush=True
+            )
+    for worker in workers.values():
+        worker.close()
+    title = "From the start of a process to the first step done: d = 32"
+    if arguments.only in title:
+        results[title] = first_steps()
+        print(title, {k: spread(v) for k, v in results[title].items()}, flush=True)
+    text = f"{machine(rate)}\n\n{table(results, operations, rate)}\n"
+    print(f"\n{text}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "speed.md").write_text(text)
+    (arguments.output / "speed.json").write_text(json.dumps(results, indent=1))
+    plot(results, arguments.output / "speed.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

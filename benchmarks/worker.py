@@ -1,0 +1,100 @@
+"""What both sides of a comparison share: a process that prepares and times cases.
+
+`speed.py` starts one process per library and asks them in turn, a line of JSON for each
+request and answer, so that neither library's threads run while the other is timed.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Case", "Worker", "serve"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Something to time.
+
+    Args:
+        run: Does it once, and returns when it is done.
+        units: How many steps, batches or the like one call of `run` makes.
+        facts: What the report needs, e.g. the number of parameters.
+    """
+
+    run: Callable[[], Any]
+    units: int = 1
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Worker:
+    """The process of one library, seen from `speed.py`."""
+
+    def __init__(self, script: str):
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name(script))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def prepare(self, case: str) -> dict[str, Any]:
+        """Builds a case and runs it twice, compilations included; returns its facts."""
+        return self._ask(prepare=case)
+
+    def measure(self, case: str, repeats: int) -> list[float]:
+        """Returns the seconds per unit of each repeat."""
+        return self._ask(measure=case, repeats=repeats)
+
+    def forget(self) -> None:
+        """Frees what was prepared."""
+        self._ask(forget=True)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, **request: Any) -> Any:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"The process failed that was asked for {request}.")
+        return json.loads(answer)
+
+
+def serve(builders: Mapping[str, Callable[[], Case]]) -> None:
+    """Answers a `Worker` on standard input and output until the input ends."""
+    # Libraries print what they like; answers keep the output for themselves.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    cases: dict[str, Case] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: Any = None
+        if "prepare" in request:
+            name = request["prepare"]
+            case = cases[name] = builders[name]()
+            for _ in range(2):
+                case.run()
+            answer = dict(case.facts)
+        elif "measure" in request:
+            case = cases[request["measure"]]
+            # After a pause the first call finds threads asleep and caches cold.
+            case.run()
+            answer = [_seconds(case) for _ in range(request["repeats"])]
+        else:
+            cases.clear()
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _seconds(case: Case) -> float:
+    start = time.perf_counter()
+    case.run()
+    return (time.perf_counter() - start) / case.units
