@@ -25,8 +25,13 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _collected():
-    """Frees the graphs of a module's models, which refer to each other in circles."""
+def _module():
+    """Seeds a module's fixtures, and frees its models, which refer to each other.
+
+    Such fixtures come before the seed of the first test: without one of their own, their
+    models would depend on the tests that ran before.
+    """
+    keras.utils.set_random_seed(0)
     yield
     keras.utils.clear_session()
     gc.collect()
