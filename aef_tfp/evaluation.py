@@ -64,14 +64,16 @@ def evaluate_run(
         The new records.
 
     Raises:
-        ValueError: If a number is out of its range, or does not fit the model.
+        ValueError: If a number is out of its range or does not fit the model, or the
+            images are others than those that the run began with.
         FileNotFoundError: If there is no run, no checkpoint, or no data.
         OSError: If the Inception network is not to be had.
     """
     config.check()
     run = RunConfig.from_run(run_dir)
     model = load_best(run_dir)
-    splits = load_run_splits(run, data_dir=data_dir, download=download)
+    # Other images could be those that the model was trained on.
+    splits = load_run_splits(run, run_dir=run_dir, data_dir=data_dir, download=download)
     split: Split = getattr(splits, config.split)
     images = split.images[: config.num_images]
     facts: dict[str, Any] = {

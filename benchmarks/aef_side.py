@@ -139,7 +139,7 @@ def bare_loop(name, steps=200):
 
 
 def fit(name, steps=200):
-    """The same steps through `fit`, with the callbacks of the trainer."""
+    """The same steps through `fit`, with the trainer's history and scalars."""
     model, images, setting = built(name)
     batches = training_batches(images, setting.batch_size, seed=0)
     directory = Path(tempfile.mkdtemp())

@@ -17,7 +17,7 @@ from aef_tfp import data
 from aef_tfp.config import RunConfig
 from aef_tfp.data import celeba_hq, folder
 from aef_tfp.data.image_files import read_image
-from aef_tfp.evaluation import load_run_splits
+from aef_tfp.evaluation import evaluate_run, load_run_splits
 
 
 def one_line(message):
@@ -635,6 +635,9 @@ def test_a_run_goes_on_with_its_own_images_only(tmp_path):
     )
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         training.train(config, run_dir, resume=True, **arguments)
+    # Nor are they evaluated: the splits are drawn anew, and training images move.
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        evaluate_run(run_dir, **arguments)
     assert RunConfig.from_run(run_dir).iterations == 2
     # As if an older version had begun it: then it goes on.
     (run_dir / "data.json").rename(tmp_path / "data.json")
