@@ -28,8 +28,8 @@ def _seeded():
 def _module():
     """Seeds a module's fixtures, and frees its models, which refer to each other.
 
-    Such fixtures come before the seed of the first test: without one of their own, their
-    models would depend on the tests that ran before.
+    Such fixtures come before the seed of the first test: without one of their own,
+    their models would depend on the tests that ran before.
     """
     keras.utils.set_random_seed(0)
     yield
