@@ -6,8 +6,9 @@ This module imports no TensorFlow, so that the trainers' `--help` answers at onc
 import dataclasses
 import difflib
 import json
+import types
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aef_tfp.data.registry import DATASETS
 
@@ -235,21 +236,27 @@ class RunConfig:
 
         Raises:
             FileNotFoundError: If the directory has no config.json.
-            ValueError: If that is no JSON, or has a field that does not exist.
+            ValueError: If that is no JSON, or its fields are not those of a run.
         """
         path = run_dir / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
         try:
-            fields: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            fields = json.loads(path.read_text())
+        except ValueError as error:
             raise ValueError(f"{path} is not valid JSON: {error}.") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} is no configuration: it holds {fields!r:.40}.")
         unknown = set(fields) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(
                 f"{path} has unknown fields {', '.join(sorted(unknown))}; it was "
                 "written by another version."
             )
+        hints = get_type_hints(cls)
+        for name, value in fields.items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{path} has {name} = {value!r}, which it cannot be.")
         return cls(**fields)
 
 
@@ -312,6 +319,17 @@ class EvaluationConfig:
                 f"temperature must be a finite number of at least 0, got "
                 f"{self.temperature}."
             )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a type that fields of a run have."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (types.UnionType, Union):
+        return any(_fits(value, part) for part in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _check_seed(seed: int) -> None:

@@ -6,6 +6,8 @@ same program. One of them is the chief: it alone writes files.
 
 import json
 import os
+import socket
+import time
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -21,12 +23,15 @@ __all__ = [
     "share_json",
 ]
 
+# How long workers wait for each other at the start: data may have to be prepared first.
+_START_SECONDS = 300.0
+
 
 def get_strategy(name: StrategyName = "auto") -> tf.distribute.Strategy:
     """Returns a strategy by its name.
 
     With several workers this comes before all other use of TensorFlow, and waits until
-    every worker is there.
+    every worker is there, at most five minutes.
 
     Args:
         name: `"none"`: one device. `"mirrored"`: all GPUs of this machine, or its CPU.
@@ -36,6 +41,8 @@ def get_strategy(name: StrategyName = "auto") -> tf.distribute.Strategy:
 
     Raises:
         ValueError: If the name is unknown, or TF_CONFIG does not describe a cluster.
+        OSError: If this worker's address is not to be had.
+        TimeoutError: If a worker does not come.
         RuntimeError: If a cluster is asked for after other use of TensorFlow.
 
     Example:
@@ -48,7 +55,7 @@ def get_strategy(name: StrategyName = "auto") -> tf.distribute.Strategy:
     if name == "auto":
         name = _best_strategy()
     if name == "multi-worker":
-        _check_cluster()
+        _wait_for_workers(*_read_cluster())
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
@@ -62,8 +69,11 @@ def _best_strategy() -> StrategyName:
     return "mirrored" if several else "none"
 
 
-def _check_cluster() -> None:
-    """Refuses what TensorFlow would answer with a traceback, or with one worker."""
+def _read_cluster() -> tuple[list[str], int]:
+    """Returns all addresses, and which is this worker's.
+
+    Refuses what TensorFlow would answer with a traceback, or with one worker.
+    """
     text = os.environ.get("TF_CONFIG", "")
     example = (
         '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
@@ -71,15 +81,62 @@ def _check_cluster() -> None:
     )
     try:
         config = json.loads(text)
-        workers, task = config["cluster"]["worker"], config["task"]
-        known = task["type"] == "worker" and 0 <= int(task["index"]) < len(workers)
-    except (ValueError, KeyError, TypeError):
+        jobs, task = config["cluster"], config["task"]
+        addresses, index = jobs["worker"], int(task["index"])
+        known = list(jobs) == ["worker"] and task["type"] == "worker"
+        known &= isinstance(addresses, list) and 0 <= index < len(addresses)
+        known &= len(set(addresses)) == len(addresses)
+        known &= all(_host_and_port(address)[0] for address in addresses)
+    except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise ValueError(
             "The strategy multi-worker needs the environment variable TF_CONFIG to "
             f"list the workers and this one's place, e.g. {example}; got {text!r}."
         )
+    return addresses, index
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _wait_for_workers(addresses: list[str], index: int) -> None:
+    """Waits until all workers have come to this point.
+
+    TensorFlow itself would wait for ever, or end the process. Each worker opens its
+    port and looks for those of the others; then TensorFlow takes the port over.
+    """
+    port = _host_and_port(addresses[index])[1]
+    with socket.socket() as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            own.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise OSError(
+                f"Worker {index} cannot have its address {addresses[index]} of "
+                f"TF_CONFIG ({error}); take a free port."
+            ) from None
+        own.listen(len(addresses))
+        missing = [i for i in range(len(addresses)) if i != index]
+        deadline = time.monotonic() + _START_SECONDS
+        while missing := [i for i in missing if not _is_there(addresses[i])]:
+            if time.monotonic() > deadline:
+                names = ", ".join(f"{i} at {addresses[i]}" for i in missing)
+                raise TimeoutError(
+                    f"After {_START_SECONDS:.0f} s there is no answer from worker "
+                    f"{names}; start all workers, with the same TF_CONFIG."
+                )
+            time.sleep(0.2)
+
+
+def _is_there(address: str) -> bool:
+    try:
+        with socket.create_connection(_host_and_port(address), timeout=2.0):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -6,7 +6,39 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["check_room", "flush_to_disk", "locked", "replace_file", "replace_text"]
+__all__ = [
+    "CannotWrite",
+    "check_room",
+    "flush_to_disk",
+    "locked",
+    "replace_file",
+    "replace_text",
+    "writing",
+]
+
+
+class CannotWrite(OSError):  # noqa: N818 - as RunInterrupted and TrainingFailed
+    """A file could not be written; the message says which, why, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be written.
+
+    Raises:
+        CannotWrite: In place of another OSError.
+    """
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        # Libraries give a reason of several lines, or one without a name.
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise CannotWrite(
+            f"{path} could not be written: {reason}; make room there, or see to it "
+            "that the directory can be written."
+        ) from error
 
 
 def replace_file(
@@ -20,19 +52,20 @@ def replace_file(
         num_bytes: About how many those will be, if there is to be room beforehand.
 
     Raises:
-        OSError: If there is no room, or writing fails; the old file stays.
+        CannotWrite: If there is no room, or writing fails; the old file stays.
     """
     aside = path.with_name(f".{path.stem}.writing{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        check_room(aside, num_bytes)
-        write(aside)
-        flush_to_disk(aside)
-        os.replace(aside, path)
-    except Exception:
-        aside.unlink(missing_ok=True)
-        raise
-    flush_to_disk(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            check_room(aside, num_bytes)
+            write(aside)
+            flush_to_disk(aside)
+            os.replace(aside, path)
+        except Exception:
+            aside.unlink(missing_ok=True)
+            raise
+        flush_to_disk(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:

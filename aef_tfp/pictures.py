@@ -32,7 +32,7 @@ def image_grid(
     """Lays images out in a grid with thin grey lines between them.
 
     Args:
-        images: `[n, H, W, C]` floats in [0, 1]; C is 1 or 3.
+        images: `[n, H, W, C]` floats in [0, 1]; C is 1 or 3. NaN becomes black.
         num_columns: Images per row, at least 1; the last row is filled with grey.
         min_side: Smaller images are enlarged by a whole factor until their longer side
             has at least this many pixels.
@@ -56,7 +56,7 @@ def image_grid(
             f"{list(images.shape)}."
         )
     factor = -(-min_side // max(images.shape[1:3]))
-    pixels = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels = np.rint(np.nan_to_num(np.clip(images, 0.0, 1.0)) * 255.0).astype(np.uint8)
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     right = [(0, 0), (0, gap), (0, gap), (0, 0)]
     pixels = np.pad(pixels, right, constant_values=128)
@@ -99,6 +99,7 @@ def scatter(points: Any, labels: Any, side: int = 480) -> np.ndarray:
     """Draws points of the plane in the colours of their classes.
 
     The axes reach from the 0.5 to the 99.5 percentile; points outside lie on the edge.
+    Points that are not finite, as of a model that diverges, are left out.
 
     Args:
         points: `[n, 2]`.
@@ -109,6 +110,10 @@ def scatter(points: Any, labels: Any, side: int = 480) -> np.ndarray:
         A uint8 image `[side, side, 3]` on white.
     """
     points, labels = np.asarray(points, np.float64), np.asarray(labels)
+    finite = np.isfinite(points).all(axis=1)
+    points, labels = points[finite], labels[finite]
+    if not len(points):
+        return np.full((side, side, 3), 255, np.uint8)
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     scaled = (points - low) / np.maximum(high - low, 1e-12)
     margin = 4

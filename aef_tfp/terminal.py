@@ -3,13 +3,21 @@
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
-__all__ = ["import_quietly", "run_command"]
+__all__ = ["Terminated", "import_quietly", "run_command"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception: what has to be cleaned up at an end, is."""
+
+    signal_number = signal.SIGTERM
 
 
 def run_command(
@@ -27,11 +35,13 @@ def run_command(
         errors: Those that are the user's to mend.
 
     Returns:
-        The exit status: that of `run`, 1 after an error, 130 after an interruption.
+        The exit status: that of `run`, 1 after an error, 128 and the number of the
+        signal after an interruption.
     """
     warnings.formatwarning = _warning_in_one_line
     try:
-        status = run(list(sys.argv[1:] if argv is None else argv))
+        with _terminated_as_exception():
+            status = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -42,9 +52,27 @@ def run_command(
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print(interrupted, file=sys.stderr)
-        return 130
+        return 128 + getattr(interruption, "signal_number", signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _terminated_as_exception() -> Iterator[None]:
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    former = signal.getsignal(signal.SIGTERM)
+    # Who has another wish for it keeps that, and other threads have no say.
+    in_main = threading.current_thread() is threading.main_thread()
+    if former != signal.SIG_DFL or not in_main:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _warning_in_one_line(message, category, filename, lineno, line=None) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -68,7 +69,7 @@ _PROJECTED_IMAGES = 1000
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818 - as FloatingPointError's sibling
-    """A step could not be made; the message says why, and what is saved."""
+    """TensorFlow could not go on; the message says why, and what is saved."""
 
 
 def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
@@ -228,7 +229,8 @@ def train(
         FileNotFoundError: If there is nothing to resume, or no data.
         OSError: If the run directory cannot be written, or another process does.
         FloatingPointError: If training diverges.
-        TrainingFailed: If a step fails, e.g. because of its data.
+        TrainingFailed: If TensorFlow fails, e.g. because of the data, the memory, or
+            another worker that is gone.
         RunInterrupted: If SIGINT or SIGTERM asked for an end; a checkpoint is saved.
     """
     config.check()
@@ -250,46 +252,56 @@ def train(
     )
     if verbose and chief:
         print("".join(f"{note}\n" for note in splits.notes), end="", flush=True)
-    keras.utils.set_random_seed(config.seed)
-    with devices.scope():
-        model = build_model(config, splits.info)
+    checkpoints = Checkpoints(
+        run_dir,
+        functools.partial(_iteration_of, config),
+        patience=config.patience,
+        save_interval=config.save_interval,
+        keep=config.keep_checkpoints,
+    )
     records: list[Record] = []
-    if chief:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with locked(run_dir):
-            replace_text(run_dir / "config.json", config.to_json())
-            if not resume:
-                facts = json.dumps(fingerprint(splits), indent=2) + "\n"
-                replace_text(run_dir / "data.json", facts)
-            environment = json.dumps(_environment(devices), indent=2)
-            replace_text(run_dir / "environment.json", environment)
-            _fit(model, config, splits, run_dir, verbose)
-            records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
-    else:
-        _fit(model, config, splits, run_dir, verbose=0)
-    # A worker that ends early looks like one that died.
-    any_worker(devices, False)
+    with _explained(checkpoints, chief):
+        keras.utils.set_random_seed(config.seed)
+        with devices.scope():
+            model = build_model(config, splits.info)
+        if chief:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            with locked(run_dir):
+                replace_text(run_dir / "config.json", config.to_json())
+                if not resume:
+                    facts = json.dumps(fingerprint(splits), indent=2) + "\n"
+                    replace_text(run_dir / "data.json", facts)
+                environment = json.dumps(_environment(devices), indent=2)
+                replace_text(run_dir / "environment.json", environment)
+                _fit(model, config, splits, run_dir, checkpoints, verbose)
+                records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
+        else:
+            _fit(model, config, splits, run_dir, checkpoints, verbose=0)
+        # A worker that ends early looks like one that died.
+        any_worker(devices, False)
     return records
+
+
+def _iteration_of(config: RunConfig, epoch: int) -> int:
+    """An epoch is one validation interval; the last may be shorter."""
+    return min((epoch + 1) * config.validation_interval, config.iterations)
 
 
 def _visible_files(run_dir: Path) -> list[Path]:
     return [path for path in run_dir.iterdir() if not path.name.startswith(".")]
 
 
-def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> None:
-    """Trains in epochs of one validation interval each; the last may be shorter."""
+def _fit(
+    model: EventModel,
+    config: RunConfig,
+    splits: Splits,
+    run_dir: Path,
+    checkpoints: Checkpoints,
+    verbose: Any,
+) -> None:
+    """Trains from where the run directory is, to the end."""
     interval, total = config.validation_interval, config.iterations
-
-    def iteration_of(epoch: int) -> int:
-        return min((epoch + 1) * interval, total)
-
-    checkpoints = Checkpoints(
-        run_dir,
-        iteration_of,
-        patience=config.patience,
-        save_interval=config.save_interval,
-        keep=config.keep_checkpoints,
-    )
+    iteration_of = checkpoints.iteration_of
     done = checkpoints.restore(model)
     callbacks: list[keras.callbacks.Callback] = []
     validation = splits.validation.images
@@ -330,34 +342,44 @@ def _fit(model, config: RunConfig, splits: Splits, run_dir: Path, verbose) -> No
                 start_step=done,
                 flips=splits.info.flips,
             )
-            with _explained(checkpoints, run_dir):
-                model.fit(
-                    batches,
-                    initial_epoch=first,
-                    epochs=first + epochs,
-                    steps_per_epoch=steps,
-                    validation_data=evaluation_batches(validation, config.batch_size),
-                    callbacks=callbacks,
-                    verbose=verbose,
-                )
+            model.fit(
+                batches,
+                initial_epoch=first,
+                epochs=first + epochs,
+                steps_per_epoch=steps,
+                validation_data=evaluation_batches(validation, config.batch_size),
+                callbacks=callbacks,
+                verbose=verbose,
+            )
             done += steps * epochs
+    if not checkpoints.best_iteration:
+        raise FloatingPointError(
+            "No validation had a finite loss; lower the learning rate, or check the "
+            "validation data."
+        )
 
 
 @contextlib.contextmanager
-def _explained(checkpoints: Checkpoints, run_dir: Path) -> Iterator[None]:
-    """Adds to an error of training where the last good state is."""
+def _explained(checkpoints: Checkpoints, chief: bool) -> Iterator[None]:
+    """Adds to an error where the last good state is, and what can be done with it."""
     try:
         yield
     except (FloatingPointError, tf.errors.OpError) as error:
         path = checkpoints.store.newest_path()
-        kept = "There is no checkpoint yet."
-        if path is not None:
-            kept = f"The last good checkpoint is {path}; --resume {run_dir} goes on."
+        kept = "There is no checkpoint yet"
+        if not chief:
+            kept = "Checkpoints are with the first worker"
+        elif path is not None:
+            kept = f"The last good checkpoint is {path}"
+        stopped = f"The run stopped after iteration {checkpoints.iteration}:"
         if isinstance(error, FloatingPointError):
-            raise FloatingPointError(f"{error} {kept}") from None
+            raise FloatingPointError(
+                f"{stopped} {error} {kept}; resumed, the run would take the same steps "
+                "once more, so start a new one."
+            ) from None
         raise TrainingFailed(
-            f"Training stopped after iteration {checkpoints.iteration}: "
-            f"{_reason(error)}. {kept}"
+            f"{stopped} {_reason(error)}. {kept}; --resume {checkpoints.run_dir} goes "
+            "on."
         ) from error
 
 

@@ -7,8 +7,11 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -196,6 +199,25 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"best.keras", "checkpoints"}
 
 
+def test_a_file_that_finds_no_room_is_named(tmp_path):
+    history = History(tmp_path / "history.csv", lambda epoch: epoch + 1)
+    history.on_epoch_end(0, {"loss": 2.5})
+    message = r"history.csv could not be written: File too large; make room there"
+    with full_disk(30), pytest.raises(files.CannotWrite, match=message):
+        history.on_epoch_end(1, {"loss": 2.25})
+    # What of the row found room does not stay in the way.
+    History.keep_until(history.path, 1)
+    history.on_epoch_end(1, {"loss": 2.25})
+    assert history.path.read_text().split() == [
+        "epoch,iteration,loss",
+        "0,1,2.5",
+        "1,2,2.25",
+    ]
+    with full_disk(2), pytest.raises(files.CannotWrite, match=r"a\.json could not be"):
+        files.replace_text(tmp_path / "a.json", "long")
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
 def test_two_processes_do_not_train_in_one_directory(straight):
     script = (
         "import sys; from pathlib import Path; from aef_tfp.files import locked\n"
@@ -230,9 +252,103 @@ def test_data_that_fail_in_mid_run_end_in_one_line(tmp_path, monkeypatch, capsys
     run_dir = tmp_path / "run"
     assert run.main([*RUN, f"--run-dir={run_dir}"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "Training stopped after iteration 6: OSError: image 17 cannot be" in error
+    assert "The run stopped after iteration 6: OSError: image 17 cannot be" in error
     last = run_dir / "checkpoints" / "iteration-00000006"
     assert f"The last good checkpoint is {last}; --resume {run_dir} goes on." in error
+
+
+# 32 images of digits are spoiled by a first update that no weights survive.
+DIVERGING = [*RUN, "--learning-rate=1e30", "--steps-per-execution=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--max-skipped-updates=2"],
+            "after iteration 2: 2 updates in a row had a non-",
+        ),
+        ([], "after iteration 10: val_loss was not finite in 3 validations in a row, "),
+        (["--iterations=8"], "after iteration 8: No validation had a finite loss"),
+    ],
+)
+def test_a_run_that_diverges_says_where_and_keeps_nothing_bad(
+    arguments, message, tmp_path, capsys
+):
+    run_dir = tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run.main([*DIVERGING, *arguments, f"--run-dir={run_dir}"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"The run stopped {message}" in error
+    assert "There is no checkpoint yet; resumed, the run would take the same" in error
+    assert not (run_dir / "best.keras").exists()
+    assert not list(run_dir.glob("checkpoints/iteration-*"))
+
+
+def test_skipped_updates_push_out_no_checkpoint(tmp_path):
+    model = tiny(max_skipped_updates=8)
+    images = np.concatenate([FLOATS[:64], np.full((160, 4, 4, 1), np.nan, "float32")])
+    model.adapt(FLOATS)
+    checkpoints = Checkpoints(tmp_path, lambda epoch: 14, save_interval=1, keep=2)
+    fed = tf.data.Dataset.from_tensor_slices(images).batch(16)
+    with pytest.raises(FloatingPointError, match="8 updates in a row"):
+        model.fit(fed, steps_per_epoch=14, callbacks=[checkpoints], verbose=0)
+    assert [number for number, _ in checkpoints.store.existing()] == [3, 4]
+    assert checkpoints.saved_iteration == 4
+
+
+def test_what_tensorflow_cannot_do_after_training_is_one_line(
+    straight, tmp_path, monkeypatch, capsys
+):
+    def fail(*args):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating [9]")
+
+    run_dir = shutil.copytree(straight, tmp_path / "run")
+    monkeypatch.setattr(training, "_evaluate", fail)
+    assert run.main([f"--resume={run_dir}"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "The run stopped after iteration 10: OOM when allocating [9]. The" in error
+    assert "\n" not in error
+
+
+def test_sigterm_after_training_ends_the_process_with_its_status(
+    straight, tmp_path, monkeypatch, capsys
+):
+    run_dir = shutil.copytree(straight, tmp_path / "run")
+    terminate = lambda *args: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(training, "_evaluate", terminate)
+    former = signal.getsignal(signal.SIGTERM)
+    assert run.main([f"--resume={run_dir}"]) == 143
+    assert "interrupted; --resume goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == former
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "{", "config.json is not valid JSON"),
+        ("config.json", "[1]", "config.json is no configuration: it holds [1]."),
+        (
+            "config.json",
+            '{"iterations": "10"}',
+            "has iterations = '10', which it cannot",
+        ),
+        ("config.json", '{"model": "gan"}', "has model = 'gan', which it cannot be"),
+        ("history.csv", "a,b\n1,2\n", "history.csv is not the history of a run"),
+        ("history.csv", "epoch,iteration\n0,x\n", "history.csv is not the history of"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    name, text, message, straight, tmp_path, capsys
+):
+    run_dir = shutil.copytree(straight, tmp_path / "run")
+    (run_dir / name).write_text(text)
+    assert run.main([f"--resume={run_dir}"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.startswith("error: ")
+    assert "\n" not in error
 
 
 def validated(tmp_path, values):
@@ -264,13 +380,15 @@ def test_validation_losses_that_are_not_finite_stop_the_run(tmp_path):
         with pytest.raises(FloatingPointError, match=message):
             validated(tmp_path, [np.nan, 4.0, np.nan, np.inf, np.nan])
         told = [str(w.message) for w in caught if w.category is UserWarning]
-    assert [text.split(";")[0] for text in told] == [
-        f"val_loss is {value} at iteration {i}"
-        for value, i in (("nan", 1), ("nan", 3), ("inf", 4))
+    best = "the best model, of iteration 2, is best.keras."
+    assert told == [
+        "val_loss is nan at iteration 1; there is no best.keras yet.",
+        f"val_loss is nan at iteration 3; {best}",
+        f"val_loss is inf at iteration 4; {best}",
     ]
-    state = CheckpointStore(tmp_path / "checkpoints").newest_state()
-    assert state[0] == 5
-    assert state[1]["best_iteration"] == 2
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert [number for number, _ in store.existing()] == [2]
+    assert store.newest_state()[1]["best_iteration"] == 2
 
 
 def trained(strategy, run_dir, steps, kind=Checkpoints):
@@ -314,6 +432,11 @@ def test_checkpoints_pass_between_one_device_and_several(first, mirrored, tmp_pa
         np.testing.assert_allclose(resumed_logs[name], values, rtol=1e-5, err_msg=name)
 
 
+def cluster(addresses, **jobs):
+    task = {"type": "worker", "index": 0}
+    return json.dumps({"cluster": {"worker": addresses, **jobs}, "task": task})
+
+
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
@@ -327,6 +450,10 @@ def test_checkpoints_pass_between_one_device_and_several(first, mirrored, tmp_pa
             ),
             "this one's place",
         ),
+        ("auto", cluster(["a:1", "a:1"]), "list the workers"),
+        ("auto", cluster(["a:1", "b"]), "list the workers"),
+        ("auto", cluster("a:1"), "list the workers"),
+        ("auto", cluster(["a:1"], chief=["b:1"]), "list the workers"),
         ("tpu", "", "strategy must be one of auto, none, mirrored, multi-worker, got"),
     ],
 )
@@ -348,12 +475,73 @@ def test_strategies_have_names(monkeypatch):
     assert distribution.get_strategy() == "all GPUs"
 
 
+def test_a_worker_that_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(distribution, "_START_SECONDS", 0.3)
+    own, other = launch._free_addresses(2)
+    monkeypatch.setenv("TF_CONFIG", cluster([own, other]))
+    message = f"After 0 s there is no answer from worker 1 at {other}; start all"
+    with pytest.raises(TimeoutError, match=message):
+        distribution.get_strategy()
+
+
+def test_an_address_that_is_taken_is_named(monkeypatch):
+    own, other = launch._free_addresses(2)
+    monkeypatch.setenv("TF_CONFIG", cluster([own, other]))
+    with socket.socket() as taken:
+        taken.bind(("", int(own.rpartition(":")[2])))
+        taken.listen()
+        with pytest.raises(OSError, match=f"Worker 0 cannot have its address {own}"):
+            distribution.get_strategy()
+
+
+def test_workers_wait_for_the_last_one():
+    addresses = launch._free_addresses(2)
+    came = []
+
+    def come(index):
+        distribution._wait_for_workers(addresses, index)
+        came.append(index)
+
+    first = threading.Thread(target=come, args=(0,), daemon=True)
+    first.start()
+    time.sleep(0.5)
+    assert not came
+    # As TensorFlow does, it listens at its address afterwards.
+    host, port = addresses[1].split(":")
+    with socket.create_server((host, int(port))):
+        first.join(5)
+    assert came == [0]
+
+
 def test_one_worker_asks_only_itself():
     strategy = tf.distribute.get_strategy()
     assert distribution.is_chief(strategy)
     assert distribution.any_worker(strategy, True)
     assert not distribution.any_worker(strategy, False)
     assert distribution.share_json(strategy, {"a": [1]}) == {"a": [1]}
+
+
+def test_the_launcher_passes_on_that_it_is_to_end(monkeypatch, capsys):
+    worker = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved') or 143))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)"
+    )
+
+    def start(addresses, index, argv):
+        process = subprocess.Popen(
+            [sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    monkeypatch.setattr(launch, "_start", start)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    assert launch.main([]) == 143
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines) == ["[worker 0] saved", "[worker 1] saved"]
 
 
 def test_the_launcher_refuses_no_worker(capsys):

@@ -149,6 +149,11 @@ def test_a_run_resumed_between_two_validations_keeps_its_count(
     assert run.main([f"--resume={run_dir}", "--iterations=10", *shared]) == 0
     assert [int(row["iteration"]) for row in history(run_dir)] == [4, 6, 8, 10]
     assert history(run_dir)[-1]["val_loss"] == history(finished)[-1]["val_loss"]
+    # Means of 2 and 2 steps, not of those and the validation between.
+    _, first, second, _ = (float(row["loss"]) for row in history(run_dir))
+    both = float(history(finished)[1]["loss"])
+    assert first != second
+    np.testing.assert_allclose((first + second) / 2, both, rtol=1e-5)
     expected, got = last_weights(finished), last_weights(run_dir)
     for name, value in expected.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
@@ -238,6 +243,23 @@ def test_a_resumed_run_keeps_its_configuration(finished, capsys):
     assert run.main([f"--resume={finished}", "--batch-size=16", "--seed=4"]) == 1
     printed = capsys.readouterr().err
     assert "batch_size (32 -> 16), seed (3 -> 4) would change" in printed
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("digits-vae-8", "leave out the preset digits-vae-8"),
+        ("--run-dir=elsewhere", "leave out --run-dir elsewhere"),
+        ("--iterations=9", "--iterations 9 is less than its 10"),
+    ],
+)
+def test_a_resumed_run_refuses_what_it_would_ignore(
+    argument, message, finished, capsys
+):
+    before = (finished / "history.csv").stat().st_mtime_ns
+    assert run.main([f"--resume={finished}", argument]) == 1
+    assert message in capsys.readouterr().err
+    assert (finished / "history.csv").stat().st_mtime_ns == before
 
 
 def test_a_configuration_survives_its_file(tmp_path):

@@ -210,6 +210,13 @@ def test_a_scatter_puts_points_in_their_colour():
     np.testing.assert_array_equal(picture[59, 4], [31, 119, 180])
     np.testing.assert_array_equal(picture[4, 59], [214, 39, 40])
     assert (picture[30, 30] == 255).all()
+    # A model that diverges.
+    spoiled = np.concatenate([points, np.full([3, 2], np.nan)])
+    labels = np.repeat([0, 3, 1], [50, 50, 3])
+    np.testing.assert_array_equal(scatter(spoiled, labels, side=64), picture)
+    assert (scatter(spoiled[100:], labels[100:], side=64) == 255).all()
+    black = image_grid(np.full([1, 4, 4, 1], np.nan), 1, gap=0)
+    assert not black.any()
 
 
 def test_pictures_of_a_noisy_model_and_of_one_without_labels(tmp_path, rng):

@@ -108,7 +108,7 @@ def test_a_worker_that_dies_ends_the_others_and_the_run_goes_on(tmp_path):
     assert time.monotonic() - killed < 30
     assert launcher.returncode == 1
     (line,) = (line for line in output.splitlines() if "error: " in line)
-    message = r"Training stopped after iteration (\d+): another worker is gone"
+    message = r"The run stopped after iteration (\d+): another worker is gone"
     stopped = int(re.search(message, line).group(1))
     saved = int(max(checkpoints.glob("iteration-*")).name[-8:])
     assert 0 < saved <= stopped

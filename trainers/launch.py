@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from aef_tfp.terminal import run_command
+from aef_tfp.terminal import Terminated, run_command
 
 DESCRIPTION = """Start several processes of run.py on this machine.
 
@@ -58,8 +58,11 @@ def _launch(argv: list[str]) -> int:
         printer.start()
     try:
         status = _wait(workers)
-    except KeyboardInterrupt:
-        # The terminal has sent the signal to the workers, too; they save and stop.
+    except KeyboardInterrupt as interruption:
+        # A terminal sends its Ctrl-C to the workers, too. They save and stop.
+        if isinstance(interruption, Terminated):
+            for worker in workers:
+                worker.terminate()
         status = _wait(workers)
     finally:
         for worker in workers:
@@ -97,8 +100,9 @@ def _start(addresses: list[str], index: int, argv: list[str]) -> subprocess.Pope
 
 def _print_lines(index: int, worker: subprocess.Popen) -> None:
     assert worker.stdout is not None
-    for line in worker.stdout:
-        print(f"[worker {index}] {line}", end="", flush=True)
+    with worker.stdout as lines:
+        for line in lines:
+            print(f"[worker {index}] {line}", end="", flush=True)
 
 
 def _wait(workers: list[subprocess.Popen]) -> int:

@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     resumed = _resumed_directory(argv)
+    preset = _preset_name(argv)
     if resumed is None:
-        base = get_preset(_preset_name(argv))
+        base = get_preset(preset or DEFAULT_PRESET)
     else:
         base = RunConfig.from_run(resumed)
     arguments = tyro.cli(
@@ -82,7 +83,7 @@ def _run(argv: list[str]) -> int:
     config = arguments.config
     config.check()
     if resumed is not None:
-        _refuse_changes(base, config, resumed)
+        _refuse_changes(base, arguments, preset)
     run_dir = resumed or arguments.run_dir or _new_run_dir(arguments.preset)
 
     print(
@@ -134,14 +135,29 @@ def _resumed_directory(argv: list[str]) -> Path | None:
     return None
 
 
-def _preset_name(argv: list[str]) -> str:
+def _preset_name(argv: list[str]) -> str | None:
     """Finds the preset ahead of the parser: the first argument, or an exact name."""
     if argv and not argv[0].startswith("-"):
         return argv[0]
-    return next((name for name in argv if name in PRESETS), DEFAULT_PRESET)
+    return next((name for name in argv if name in PRESETS), None)
 
 
-def _refuse_changes(base: RunConfig, config: RunConfig, run_dir: Path) -> None:
+def _refuse_changes(base: RunConfig, arguments: Arguments, preset: str | None) -> None:
+    config, run_dir = arguments.config, arguments.resume
+    if preset is not None:
+        raise ValueError(
+            f"A resumed run has its own configuration; leave out the preset {preset}."
+        )
+    if arguments.run_dir is not None:
+        raise ValueError(
+            "A resumed run goes on in its own directory; leave out --run-dir "
+            f"{arguments.run_dir}."
+        )
+    if config.iterations < base.iterations:
+        raise ValueError(
+            f"A resumed run can only get longer, but --iterations {config.iterations} "
+            f"is less than its {base.iterations}; Ctrl-C ends it early."
+        )
     changed = [
         f"{field.name} ({getattr(base, field.name)} -> {getattr(config, field.name)})"
         for field in dataclasses.fields(base)

@@ -24,8 +24,11 @@ class Checkpoints(keras.callbacks.Callback):
     After each validation, and every `save_interval` steps, it writes
     `checkpoints/iteration-N/`: the weights with the optimizer's state, and what else a
     run needs to go on as if it had never stopped. If the monitored value is the lowest
-    yet it also writes `best.keras`; the first validation always is. All files are
-    written aside and renamed, so that an interruption leaves the former ones.
+    yet it also writes `best.keras`. All files are written aside and renamed, so that an
+    interruption leaves the former ones.
+
+    While the last validation was not finite, or updates are being skipped, it writes
+    nothing: each checkpoint would push out one that was good.
 
     Of several workers the chief alone reads and writes.
 
@@ -50,6 +53,7 @@ class Checkpoints(keras.callbacks.Callback):
         keep: int = 3,
     ):
         super().__init__()
+        self.run_dir = run_dir
         self.best_path = run_dir / "best.keras"
         self.store = CheckpointStore(run_dir / "checkpoints", keep)
         self.iteration_of = iteration_of
@@ -79,6 +83,7 @@ class Checkpoints(keras.callbacks.Callback):
             ValueError: If there are checkpoints, but all of them are damaged.
         """
         strategy = model.distribute_strategy
+        self._bad_validations = 0
         found = self.store.read(model) if is_chief(strategy) else None
         self.iteration, state = share_json(strategy, found)
         self._saved = self.iteration
@@ -88,17 +93,21 @@ class Checkpoints(keras.callbacks.Callback):
         self.best = _finite_or_inf(state["best"])
         self.best_iteration = state["best_iteration"]
         self._first = _finite_or_inf(state["first"])
-        self._bad_validations = state["bad_validations"]
         self._progress = state["progress"]
         self.stopped_early = self._patience_ended(self.iteration)
         return self.iteration
 
     def save(self) -> None:
-        """Writes a checkpoint of the present iteration, unless there is one."""
-        if self._saved == self.iteration:
+        """Writes a checkpoint of the present iteration, unless there is one.
+
+        It writes none while training goes wrong (see the class).
+        """
+        goes_wrong = self._bad_validations > 0 or self.model.is_skipping
+        if self._saved == self.iteration or goes_wrong:
             return
-        # The workers' metrics are summed, so all of them take part.
-        progress = self.model.get_progress()
+        # After an epoch the means are those of its validation. Else the workers'
+        # metrics are summed, so all of them take part.
+        progress = None if self.is_epoch_done else self.model.get_progress()
         self._saved = self.iteration
         if not is_chief(self.model.distribute_strategy):
             return
@@ -106,10 +115,14 @@ class Checkpoints(keras.callbacks.Callback):
             "best": _finite_or_none(self.best),
             "best_iteration": self.best_iteration,
             "first": _finite_or_none(self._first),
-            "bad_validations": self._bad_validations,
             "progress": progress,
         }
         self.store.write(self.model, self.iteration, state)
+
+    @property
+    def saved_iteration(self) -> int:
+        """Training steps done in the newest checkpoint; 0 if there is none."""
+        return self._saved
 
     @property
     def is_epoch_done(self) -> bool:
@@ -144,17 +157,14 @@ class Checkpoints(keras.callbacks.Callback):
         value = (logs or {})[self.monitor]
         self.iteration = self.iteration_of(epoch)
         is_finite = math.isfinite(value)
-        if value < self.best or self.best_iteration == 0:
-            # A first value that is not finite must not count as the one to beat.
-            self.best = value if is_finite else math.inf
-            self.best_iteration = self.iteration
-            if is_chief(self.model.distribute_strategy):
-                replace_file(self.best_path, self.model.save, size_in_bytes(self.model))
         self._bad_validations = 0 if is_finite else self._bad_validations + 1
         if is_finite and not math.isfinite(self._first):
             self._first = value
-        # Also over one from before this validation.
-        self._saved = -1
+        if is_finite and value < self.best:
+            self.best = value
+            self.best_iteration = self.iteration
+            if is_chief(self.model.distribute_strategy):
+                replace_file(self.best_path, self.model.save, size_in_bytes(self.model))
         self.save()
         self._check_divergence(value)
         if self._patience_ended(self.iteration):
@@ -166,7 +176,9 @@ class Checkpoints(keras.callbacks.Callback):
         return self.patience > 0 and waited >= self.patience
 
     def _check_divergence(self, value: float) -> None:
-        best = f"the best model, of iteration {self.best_iteration}, is best.keras"
+        best = "there is no best.keras yet"
+        if self.best_iteration:
+            best = f"the best model, of iteration {self.best_iteration}, is best.keras"
         if self._bad_validations >= _MAX_BAD_VALIDATIONS:
             raise FloatingPointError(
                 f"{self.monitor} was not finite in {self._bad_validations} validations "

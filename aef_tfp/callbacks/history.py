@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from aef_tfp.callbacks.iterations import IterationOf
-from aef_tfp.files import replace_text
+from aef_tfp.files import replace_text, writing
 
 __all__ = ["History"]
 
@@ -30,14 +30,18 @@ class History(keras.callbacks.Callback):
         self.iteration_of = iteration_of
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes one row."""
+        """Writes one row.
+
+        Raises:
+            CannotWrite: If there is no room for it; `keep_until` drops what is.
+        """
         logs = {"iteration": self.iteration_of(epoch), **(logs or {})}
         fields = ["epoch", *sorted(logs)]
         is_new = not self.path.exists()
         if not is_new:
             with self.path.open(newline="") as file:
                 fields = next(csv.reader(file))
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, fields, restval="NA", extrasaction="ignore")
             if is_new:
                 writer.writeheader()
@@ -52,14 +56,22 @@ class History(keras.callbacks.Callback):
         Args:
             path: The CSV file; nothing happens if there is none.
             iteration: The last one to keep.
+
+        Raises:
+            ValueError: If the file is not what a `History` writes.
         """
         if not path.exists():
             return
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            fields = list(reader.fieldnames or ())
-            rows = [row for row in reader if None not in row.values()]
-        rows = [row for row in rows if int(row["iteration"]) <= iteration]
+        try:
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                fields = list(reader.fieldnames or ())
+                rows = [row for row in reader if None not in row.values()]
+            rows = [row for row in rows if int(row["iteration"]) <= iteration]
+        except (ValueError, KeyError, csv.Error):
+            raise ValueError(
+                f"{path} is not the history of a run; move it away to begin a new one."
+            ) from None
         if not rows:
             path.unlink()
             return

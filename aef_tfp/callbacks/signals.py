@@ -22,7 +22,7 @@ class RunInterrupted(KeyboardInterrupt):
 
     Args:
         signal_number: What asked for it, as in the module `signal`.
-        iteration: Training steps done and saved.
+        iteration: Training steps done in the newest checkpoint.
     """
 
     def __init__(self, signal_number: int, iteration: int):
@@ -90,4 +90,4 @@ class StopOnSignal(keras.callbacks.Callback):
         if any_worker(self.model.distribute_strategy, asked):
             self.checkpoints.save()
             number = self._received or signal.SIGTERM
-            raise RunInterrupted(number, self.checkpoints.iteration)
+            raise RunInterrupted(number, self.checkpoints.saved_iteration)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from aef_tfp.files import check_room, flush_to_disk
+from aef_tfp.files import CannotWrite, check_room, flush_to_disk
 
 __all__ = ["CheckpointStore", "size_in_bytes"]
 
@@ -52,7 +52,7 @@ class CheckpointStore:
             state: What else a run needs to continue, as JSON takes it.
 
         Raises:
-            OSError: If it cannot be written; former checkpoints are intact.
+            CannotWrite: If it cannot be written; former checkpoints are intact.
         """
         aside, target = self.directory / ".writing", self._path(iteration)
         try:
@@ -76,7 +76,7 @@ class CheckpointStore:
             former = self.newest_path()
             kept = f"{former} is intact" if former else "there is no former one"
             reason = str(error).partition("\n")[0]
-            raise OSError(
+            raise CannotWrite(
                 f"The checkpoint of iteration {iteration} could not be saved in "
                 f"{self.directory}: {reason}; {kept}. Make room there and resume."
             ) from error

@@ -5,12 +5,13 @@ import functools
 import importlib.metadata
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from aef_tfp.files import replace_text
 
 __all__ = [
     "Record",
@@ -131,9 +132,7 @@ def append_records(run_dir: Path, records: Sequence[Record]) -> None:
     entries = [
         dataclasses.asdict(record) for record in [*read_records(run_dir), *records]
     ]
-    aside = run_dir / ".metrics.json.writing"
-    aside.write_text(json.dumps(entries, indent=2) + "\n")
-    os.replace(aside, run_dir / "metrics.json")
+    replace_text(run_dir / "metrics.json", json.dumps(entries, indent=2) + "\n")
 
 
 def summary(records: Sequence[Record]) -> str:

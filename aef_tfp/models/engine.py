@@ -169,25 +169,23 @@ class LikelihoodTrainer(keras.Model):
         loss = tf.where(seen, loss, np.nan)
         return {"loss": loss, **self.objective_logs(loss)}
 
-    def get_progress(self) -> dict[str, Any]:
-        """Returns the state of an epoch under way, as JSON takes it.
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the last execution of training steps skipped every update."""
+        return self._skips_in_a_row > 0
+
+    def get_progress(self) -> list[float]:
+        """Returns the sums and counts of an epoch under way, as JSON takes them.
 
         Under a strategy of several workers all of them have to call it.
         """
-        return {
-            "metrics": [float(tf.convert_to_tensor(v)) for v in self.metrics_variables],
-            "skips_seen": self._skips_seen,
-            "skips_in_a_row": self._skips_in_a_row,
-        }
+        return [float(tf.convert_to_tensor(v)) for v in self.metrics_variables]
 
-    def set_progress(self, progress: dict[str, Any]) -> None:
+    def set_progress(self, progress: list[float]) -> None:
         """Goes on with an epoch that `get_progress` was called in."""
-        for variable, value in zip(
-            self.metrics_variables, progress["metrics"], strict=True
-        ):
+        for variable, value in zip(self.metrics_variables, progress, strict=True):
             variable.assign(value)
-        self._skips_seen = progress["skips_seen"]
-        self._skips_in_a_row = progress["skips_in_a_row"]
+        self._skips_seen = int(self._skipped_metric.result())
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras builds models and metrics here from the mean of the replicas' batches,
