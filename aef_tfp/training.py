@@ -303,13 +303,16 @@ def _fit(
     interval, total = config.validation_interval, config.iterations
     iteration_of = checkpoints.iteration_of
     done = checkpoints.restore(model)
-    callbacks: list[keras.callbacks.Callback] = []
+    callbacks: list[keras.callbacks.Callback] = [checkpoints]
     validation = splits.validation.images
     if is_chief(model.distribute_strategy):
         History.keep_until(run_dir / "history.csv", done)
         tensorboard = run_dir / "tensorboard"
-        callbacks += [
+        # A row is written before the checkpoint: one too many is dropped, none comes
+        # later. What may fail and is not needed to go on is written after it.
+        callbacks = [
             History(run_dir / "history.csv", iteration_of),
+            checkpoints,
             Scalars(
                 tensorboard,
                 validation,
@@ -326,7 +329,7 @@ def _fit(
             ),
         ]
     with StopOnSignal(checkpoints) as stop:
-        callbacks += [checkpoints, stop]
+        callbacks.append(stop)
         while done < total and not checkpoints.stopped_early:
             # A run that stopped between two validations first goes to the next one.
             to_next = interval - done % interval
@@ -387,7 +390,8 @@ def _reason(error: tf.errors.OpError) -> str:
     """The one line that matters of TensorFlow's many."""
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
         return "another worker is gone; start all of them again"
-    lines = [line.strip() for line in error.message.splitlines()]
+    message = re.sub(r"\{\{.*?\}\} *", "", error.message)
+    lines = [line.strip() for line in message.splitlines()]
     telling = [
         line for line in lines if re.match(r"[A-Za-z.]*(Error|Exception): ", line)
     ]

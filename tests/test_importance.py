@@ -9,10 +9,10 @@ from test_models import linear_gaussian, small_model
 
 from aef_tfp import flows
 from aef_tfp.metrics import likelihood, tune_proposal_scale
-from aef_tfp.models import VAE, ExpandedAEF, whole
+from aef_tfp.models import VAE, ExpandedAEF
 from aef_tfp.models.importance import ImportanceEstimate
 from aef_tfp.models.laplace import forward_jacobian, laplace_approximation
-from aef_tfp.networks import dense_decoder
+from aef_tfp.networks import batching, dense_decoder
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_memory_is_bounded_and_the_bound_changes_nothing(linear, proposal, monke
     x = marginal.rvs(3, random_state=0)
     whole_estimate = aef.importance_estimate(x, 10, proposal=proposal, seed=1)
     # Seven latents at once: two samples of three events; for Laplace, one event.
-    monkeypatch.setattr(whole, "_PASS_ENTRIES", 7 * 16)
+    monkeypatch.setattr(batching, "_PASS_ENTRIES", 7 * 16)
     sizes = []
     decoder = aef.decoder.call
 

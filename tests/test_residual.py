@@ -11,7 +11,14 @@ from aef_tfp import networks
 from aef_tfp.config import RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.models import VAE, Autoencoder, ExpandedAEF, PartitionedAEF
-from aef_tfp.networks import BottleneckBlock, Stage, residual_stages
+from aef_tfp.networks import (
+    BottleneckBlock,
+    Stage,
+    batching,
+    events_per_pass,
+    get_decoder,
+    residual_stages,
+)
 from aef_tfp.training import build_model
 
 RESIDUAL = {"encoder": "residual", "decoder": "residual"}
@@ -262,10 +269,34 @@ def test_an_autoencoder_of_that_name_has_no_scale():
     ("decoder", "entries"),
     [("conv", 4 * 4 * 64), ("residual", 8 * 8 * 16), ("dense", 256)],
 )
-def test_importance_sampling_knows_the_largest_layer(decoder, entries):
-    none = {"prior_flow": "none", "posterior_flow": "none"}
-    model = VAE((8, 8, 1), 16, encoder="dense", decoder=decoder, **none)
-    assert model._largest_decoder_layer == entries
+def test_the_largest_layer_bounds_what_goes_through_at_once(decoder, entries):
+    network = get_decoder(decoder, 16, (8, 8, 1), num_outputs=1)
+    assert events_per_pass(network, 64) == 2**26 // entries
+
+
+def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
+    x = digit_images[:40]
+    encode, sizes = PartitionedAEF._encode_shell, []
+
+    def recorded(model, shell):
+        sizes.append(shell.shape[0])
+        return encode(model, shell)
+
+    def results():
+        keras.utils.set_random_seed(1)
+        model = PartitionedAEF((8, 8, 1), 4, num_levels=17, **RESIDUAL)
+        model.adapt(x)
+        z = model.encode(x)
+        return [*model.get_weights(), z, model.decode(z), model.reconstruct(x)]
+
+    wholes = results()
+    # The largest layers have 8 * 8 * 4 entries: 12 events at once.
+    monkeypatch.setattr(batching, "_PASS_ENTRIES", 12 * 256)
+    monkeypatch.setattr(PartitionedAEF, "_encode_shell", recorded)
+    for whole, part in zip(wholes, results(), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
+    assert sizes[:4] == [12, 12, 12, 4]
+    assert not any(size is not None and size > 12 for size in sizes)
 
 
 def test_mixed_precision_is_for_the_convolutions_only(digit_images):

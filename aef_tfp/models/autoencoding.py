@@ -17,8 +17,11 @@ from aef_tfp.models.event_model import EventModel
 from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,
+    events_per_pass,
     get_decoder,
     get_encoder,
+    in_passes,
+    passes,
 )
 from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
 
@@ -140,7 +143,8 @@ class AutoencodingModel(EventModel):
         Returns:
             `[batch, latent_dim]`.
         """
-        return self._encode_events(self.events.checked(x))
+        x = self.events.checked(x)
+        return in_passes(self._encode_events, x, self._events_per_pass)
 
     def decode(self, z: Any) -> tf.Tensor:
         """Returns the events f(z) of latents, without deviations.
@@ -160,7 +164,7 @@ class AutoencodingModel(EventModel):
                 f"decode takes latents of shape [batch, {self.latent_dim}], got "
                 f"{shape_text(z.shape)}."
             )
-        return self._decode_latents(z)
+        return in_passes(self._decode_latents, z, self._latents_per_pass)
 
     def reconstruct(self, x: Any) -> tf.Tensor:
         """Returns `decode(encode(x))`, `[batch, *event_shape]`; of a noisy x, denoised.
@@ -168,7 +172,9 @@ class AutoencodingModel(EventModel):
         Args:
             x: As in `encode`.
         """
-        return self._reconstruct(self.events.checked(x))
+        x = self.events.checked(x)
+        size = min(self._events_per_pass, self._latents_per_pass)
+        return in_passes(self._reconstruct, x, size)
 
     def interpolate(self, start: Any, end: Any, num_steps: int = 8) -> tf.Tensor:
         """Decodes straight lines between the latents of pairs of events.
@@ -220,8 +226,18 @@ class AutoencodingModel(EventModel):
         return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
     def _check_scales(self, y: tf.Tensor, z: tf.Tensor) -> None:
-        check_positive_scale("encoder", self.encoder(y)[1])
-        check_positive_scale("decoder", self.decoder(z)[1])
+        for part in passes(y, self._events_per_pass):
+            check_positive_scale("encoder", self.encoder(part)[1])
+        for part in passes(z, self._latents_per_pass):
+            check_positive_scale("decoder", self.decoder(part)[1])
+
+    @property
+    def _events_per_pass(self) -> int:
+        return events_per_pass(self.encoder.network, self.event_size)
+
+    @property
+    def _latents_per_pass(self) -> int:
+        return events_per_pass(self.decoder.network, self.event_size)
 
     def get_config(self):
         """Returns the constructor's arguments; networks as serialized objects."""

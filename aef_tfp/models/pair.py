@@ -14,6 +14,7 @@ from aef_tfp.bijectors import decoder_coupling, encoder_coupling
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
 from aef_tfp.models.noise import stateless_seed
+from aef_tfp.networks import in_passes
 
 __all__ = ["PairModel"]
 
@@ -172,7 +173,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
     def _adapt_pair(self, core, shell):
         """Initializes the core flow; returns the latents."""
         u = flows.adapt_inverse(self.core_flow, core)
-        loc, scale = self._encode_shell(shell)
+        loc, scale = in_passes(self._encode_shell, shell, self._events_per_pass)
         return loc + scale * u
 
     def get_config(self):

@@ -1,7 +1,6 @@
 """Models whose shell is the whole event, and whose core stands beside it."""
 
 import functools
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -20,10 +19,6 @@ from aef_tfp.models.pair import PairModel
 from aef_tfp.networks import with_flat_batch
 
 __all__ = ["WholeEventModel"]
-
-# Entries of the decoder's largest layer in one pass of importance sampling: 256 MB,
-# whatever the number of samples and events, and the decoder.
-_PASS_ENTRIES = 2**26
 
 # Places from which the search for a posterior's mode may begin.
 _LAPLACE_STARTS = 16
@@ -196,7 +191,7 @@ class WholeEventModel(PairModel):
         seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
         y, log_det = self._preprocessed(x, seeds[0])
 
-        latents_per_pass = max(1, _PASS_ENTRIES // self._largest_decoder_layer)
+        latents_per_pass = self._latents_per_pass
         events_per_pass = latents_per_pass
         if proposal == "laplace":
             # The Jacobian's d columns are so many passes at once.
@@ -231,17 +226,6 @@ class WholeEventModel(PairModel):
             tf.concat([part.log_square_sum for part in parts], axis=0),
             num_samples,
         )
-
-    @property
-    def _largest_decoder_layer(self) -> int:
-        """Entries of the largest output of the decoder's layers, for one event."""
-        sizes = [self.event_size]
-        for layer in getattr(self.decoder.network, "layers", ()):
-            # A layer that was called elsewhere, too, has no one output.
-            for output in tf.nest.flatten(getattr(layer, "output", [])):
-                sizes.append(math.prod(output.shape[1:]))
-        # A network that shows no layers is taken for one like the paper's small one.
-        return max(sizes) if len(sizes) > 1 else 16 * self.event_size
 
     @tf.function(reduce_retracing=True)
     def _marginal_log_prob(self, x, num_samples, seed):

@@ -8,7 +8,13 @@ from aef_tfp.networks.autoencoders import (
     get_decoder,
     get_encoder,
 )
-from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.batching import (
+    density_dtype,
+    events_per_pass,
+    in_passes,
+    passes,
+    with_flat_batch,
+)
 from aef_tfp.networks.gaussian import (
     DECODER_SCALES,
     GaussianDecoder,
@@ -39,8 +45,11 @@ __all__ = [
     "dense_decoder",
     "dense_encoder",
     "density_dtype",
+    "events_per_pass",
     "get_decoder",
     "get_encoder",
+    "in_passes",
+    "passes",
     "positive_scale",
     "residual_decoder",
     "residual_encoder",

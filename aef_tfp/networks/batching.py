@@ -1,12 +1,22 @@
-"""How Keras layers meet tensors with any number of batch axes."""
+"""How Keras layers meet tensors with any number of batch axes, and of any length."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["density_dtype", "with_flat_batch"]
+__all__ = [
+    "density_dtype",
+    "events_per_pass",
+    "in_passes",
+    "passes",
+    "with_flat_batch",
+]
+
+# Entries of a network's largest layer in one pass: 256 MB in single precision.
+_PASS_ENTRIES = 2**26
 
 
 def density_dtype(policy: Any = None) -> str:
@@ -17,6 +27,49 @@ def density_dtype(policy: Any = None) -> str:
     """
     policy = keras.dtype_policies.get(policy) or keras.config.dtype_policy()
     return policy.variable_dtype
+
+
+def events_per_pass(network: Any, event_size: int) -> int:
+    """Returns how many events go through a network at once in bounded memory.
+
+    Without a gradient, for which all layers would be kept.
+
+    Args:
+        network: Keras model from events or to events; one that shows no layers is taken
+            for one like the paper's small ones.
+        event_size: Entries of an event.
+
+    Returns:
+        At least 1. The largest layer's output takes about 256 MB.
+    """
+    sizes = [event_size]
+    for layer in getattr(network, "layers", ()):
+        # A layer that was called elsewhere, too, has no one output.
+        for output in tf.nest.flatten(getattr(layer, "output", [])):
+            sizes.append(math.prod(output.shape[1:]))
+    largest = max(sizes) if len(sizes) > 1 else 16 * event_size
+    return max(1, _PASS_ENTRIES // largest)
+
+
+def passes(x: tf.Tensor, size: int) -> Iterator[tf.Tensor]:
+    """Cuts a tensor along its first axis; without a known length it stays whole."""
+    count = x.shape[0] or 1
+    for start in range(0, count, size):
+        yield x if count <= size else x[start : start + size]
+
+
+def in_passes(function: Callable[[tf.Tensor], Any], x: tf.Tensor, size: int) -> Any:
+    """Calls a function with so many examples at once; puts the outputs together.
+
+    Args:
+        function: Maps `[n, ...]` to a tensor, or a structure of tensors, `[n, ...]`.
+        x: `[n, ...]` with any n.
+        size: Examples per call.
+    """
+    outputs = [function(part) for part in passes(x, size)]
+    if len(outputs) == 1:
+        return outputs[0]
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs)
 
 
 def with_flat_batch(function: Callable[[Any], Any], x: Any, event_ndims: int) -> Any:
