@@ -139,6 +139,9 @@ class RunConfig:
     mixed_precision: bool = False
     """Encoder and decoder compute in bfloat16; flows and densities stay float32."""
 
+    rematerialize: bool = False
+    """Residual networks keep half the memory, and compute that part twice instead."""
+
     num_samples: int = 128
     """Importance samples per test image, where the likelihood is an estimate."""
 
@@ -208,6 +211,12 @@ class RunConfig:
                 f"width is {self.width}, but networks are {self.networks!r}, which "
                 "have none: leave it out, or choose residual networks (--networks "
                 "residual)."
+            )
+        has_blocks = self.networks == "residual" and self.model != "pixel-maf"
+        if self.rematerialize and not has_blocks:
+            raise ValueError(
+                "rematerialize is for the residual networks, which this model has not: "
+                "leave it out."
             )
         if self.skip_unreadable and self.dataset != "folder":
             raise ValueError(

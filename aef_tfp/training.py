@@ -143,6 +143,7 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
         jit_compile=config.jit_compile,
         steps_per_execution=config.steps_per_execution,
         max_skipped_updates=config.max_skipped_updates,
+        rematerialize=config.rematerialize,
     )
     return model
 

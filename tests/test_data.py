@@ -364,6 +364,14 @@ def test_splits_with_too_few_images(digits_dir, monkeypatch, changes, message):
             {"skip_unreadable": True, "dataset": "npz"},
             "skip_unreadable is for the data set 'folder', not 'npz': leave it out.",
         ),
+        (
+            {"rematerialize": True},
+            "rematerialize is for the residual networks, which this model has not: ",
+        ),
+        (
+            {"rematerialize": True, "networks": "residual", "model": "pixel-maf"},
+            "rematerialize is for the residual networks, which this model has not: ",
+        ),
     ],
 )
 def test_settings_that_nothing_would_read(settings, message):

@@ -316,3 +316,61 @@ def test_mixed_precision_is_for_the_convolutions_only(digit_images):
     assert got.dtype == tf.float32
     assert np.abs(got - wanted).max() > 0.0
     np.testing.assert_allclose(got, wanted, atol=1.0)  # nats
+
+
+def updated(images, strategy, **compile_arguments):
+    """A model after one step of gradient descent."""
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = ExpandedAEF(
+            (4, 4, 1),
+            4,
+            num_levels=17,
+            encoder="dense",
+            decoder="residual",
+            core_flow="none",
+            prior_flow="none",
+        )
+        sgd = keras.optimizers.SGD(1e-3)
+        model.compile(sgd, jit_compile=False, **compile_arguments)
+    model.fit(images, batch_size=len(images), verbose=0)
+    return model
+
+
+def num_convolutions(model, images):
+    """Convolutions of one training step."""
+    step = tf.function(model._gradient_step)
+    graph = step.get_concrete_function(tf.constant(images)).graph
+    return sum(node.type == "Conv2D" for node in graph.get_operations())
+
+
+def test_rematerialization_computes_twice_and_changes_no_update(digit_images, mirrored):
+    images = digit_images[:16, 2:6, 2:6]
+    one = tf.distribute.get_strategy()
+    expected, again = updated(images, one), updated(images, one, rematerialize=True)
+    blocks = [
+        layer
+        for layer in expected.decoder.network.layers
+        if isinstance(layer, BottleneckBlock)
+    ]
+    more = num_convolutions(again, images) - num_convolutions(expected, images)
+    assert more == 4 * len(blocks) > 0
+    others = updated(images, mirrored, rematerialize=True)
+    for value, first, second in zip(
+        expected.weights, again.weights, others.weights, strict=True
+    ):
+        np.testing.assert_allclose(first, value, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(second, value, rtol=1e-4, atol=1e-6)
+
+
+def test_rematerialization_is_saved_and_leaves_forward_mode_alone(tmp_path, rng):
+    none = {"prior_flow": "none", "core_flow": "none"}
+    model = ExpandedAEF((4, 4, 1), 2, encoder="dense", decoder="residual", **none)
+    model.compile(keras.optimizers.Adam(), rematerialize=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_compile_config()["rematerialize"] is True
+    # Laplace takes the decoder's Jacobian in forward mode.
+    x = rng.uniform(0.1, 0.9, [2, 4, 4, 1]).astype("float32")
+    estimate = loaded.importance_estimate(x, 2, proposal="laplace")
+    assert np.isfinite(estimate.log_prob).all()

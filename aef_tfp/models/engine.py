@@ -17,6 +17,7 @@ from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
+from aef_tfp.networks import rematerializing
 
 __all__ = ["LikelihoodTrainer"]
 
@@ -48,6 +49,7 @@ class LikelihoodTrainer(keras.Model):
         self._skipped_metric = keras.metrics.Sum(name="skipped_updates")
         self._test_step_metric = keras.metrics.Sum(name="test_steps")
         self._max_skipped_updates = 20
+        self._rematerialize = False
         self._skips_seen = 0
         self._skips_in_a_row = 0
         self.train_function: Any = None
@@ -77,6 +79,7 @@ class LikelihoodTrainer(keras.Model):
         jit_compile: Any = "auto",
         run_eagerly: bool = False,
         max_skipped_updates: int = 20,
+        rematerialize: bool = False,
         **kwargs: Any,
     ) -> None:
         """Configures training. The model is its own loss, so none is passed.
@@ -90,6 +93,8 @@ class LikelihoodTrainer(keras.Model):
             run_eagerly: Run the step without `tf.function`, for debugging.
             max_skipped_updates: Non-finite updates in a row after which `fit` raises
                 `FloatingPointError`.
+            rematerialize: Whether residual blocks compute their inner activations once
+                more for the gradient instead of keeping them: about half the memory.
             **kwargs: None; `loss`, `metrics` and the like are refused.
 
         Raises:
@@ -112,6 +117,7 @@ class LikelihoodTrainer(keras.Model):
             run_eagerly=run_eagerly,
         )
         self._max_skipped_updates = max_skipped_updates
+        self._rematerialize = rematerialize
         steps = self.optimizer.variables[0].value
         several = self.distribute_strategy.num_replicas_in_sync > 1
         if several and not isinstance(steps, tf.distribute.DistributedValues):
@@ -132,6 +138,7 @@ class LikelihoodTrainer(keras.Model):
             "steps_per_execution": self.steps_per_execution,
             "jit_compile": self.jit_compile,
             "max_skipped_updates": self._max_skipped_updates,
+            "rematerialize": self._rematerialize,
         }
 
     def compile_from_config(self, config):
@@ -285,7 +292,7 @@ class LikelihoodTrainer(keras.Model):
         replicas = self.distribute_strategy.num_replicas_in_sync
         first, batch_size = self._place_in_batch(x)
         seed = self._step_seed(_TRAIN, self.optimizer.iterations, first)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, rematerializing(self._rematerialize):
             objective = self.objective(x, seed)
             # A replica may have fewer examples than another, even none.
             loss = -tf.reduce_sum(objective) / tf.cast(batch_size, objective.dtype)

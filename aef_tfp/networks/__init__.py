@@ -23,6 +23,7 @@ from aef_tfp.networks.gaussian import (
     positive_scale,
 )
 from aef_tfp.networks.made import MADE, MaskedDense
+from aef_tfp.networks.rematerialization import recomputed, rematerializing
 from aef_tfp.networks.residual import (
     BottleneckBlock,
     Stage,
@@ -51,6 +52,8 @@ __all__ = [
     "in_passes",
     "passes",
     "positive_scale",
+    "recomputed",
+    "rematerializing",
     "residual_decoder",
     "residual_encoder",
     "residual_stages",

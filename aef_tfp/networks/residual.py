@@ -10,6 +10,7 @@ import numpy as np
 
 from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.gaussian import positive_scale
+from aef_tfp.networks.rematerialization import recomputed
 
 __all__ = [
     "BottleneckBlock",
@@ -127,10 +128,13 @@ class BottleneckBlock(keras.layers.Layer):
 
     def call(self, x):
         """Maps `[batch, side, side, inputs]` to `[batch, side, side, channels]`."""
-        y = x
+        y = recomputed(self._inner, x)
+        return x + y if self.residual else y
+
+    def _inner(self, y):
         for layer in self.convolutions:
             y = layer(keras.activations.gelu(y, approximate=False))
-        return x + y if self.residual else y
+        return y
 
     def compute_output_shape(self, input_shape):
         """Returns the input's shape with `channels` channels."""
