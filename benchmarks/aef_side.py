@@ -1,6 +1,7 @@
 """Cases of aef_tfp, and of TFP's own bijector in its place; asked by speed.py."""
 
 import functools
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from unittest import mock
 from settings import (
     CLIP_NORM,
     EVALUATED,
+    FIT_STEPS,
     NUM_IMPORTANCE,
     NUM_SAMPLES,
     PIPELINE_BATCHES,
@@ -16,7 +18,7 @@ from settings import (
     STEPS,
     random_images,
 )
-from worker import Case, serve
+from worker import Case, builders_of, serve
 
 from aef_tfp.config import RunConfig
 from aef_tfp.terminal import import_quietly
@@ -32,8 +34,9 @@ from aef_tfp.bijectors import affine_inverse  # noqa: E402
 from aef_tfp.data import DatasetInfo, training_batches  # noqa: E402
 
 
-def built(name, jit_compile=True):
-    """The model as the trainer builds it, adapted, and images."""
+@functools.cache
+def built(name):
+    """The model as the trainer builds it, adapted, and images; one for all cases."""
     setting = SETTINGS[name]
     config = RunConfig(
         model=setting.model,
@@ -43,7 +46,6 @@ def built(name, jit_compile=True):
         learning_rate=setting.learning_rate,
         clip_norm=CLIP_NORM,
         steps_per_execution=STEPS,
-        jit_compile=jit_compile,
     )
     info = DatasetInfo(
         name="noise",
@@ -85,7 +87,8 @@ def sample(name):
 
 def sample_by_tfp(name):
     """The same model with TFP's bijector, which evaluates its network d times."""
-    model, _, _ = built(name)
+    # Another object, since the sampling of the first is traced with our bijector.
+    model, _, _ = built.__wrapped__(name)
 
     def plain(layer):
         return tfb.MaskedAutoregressiveFlow(
@@ -124,10 +127,13 @@ def products():
     return Case(lambda: product().numpy(), facts={"operations": 2 * size**3})
 
 
-def bare_loop(name, steps=200):
-    """Training steps alone, from images that lie ready."""
+def loop(name, is_ready=False):
+    """Training steps alone; `is_ready`: with one batch that lies in memory."""
     model, images, setting = built(name)
+    steps = FIT_STEPS[setting.networks]
     batches = training_batches(images, setting.batch_size, seed=0)
+    if is_ready:
+        batches = tf.data.Dataset.from_tensors(next(iter(batches))).repeat()
     model.make_train_function()
 
     def run():
@@ -138,11 +144,13 @@ def bare_loop(name, steps=200):
     return Case(run, steps)
 
 
-def fit(name, steps=200):
-    """The same steps through `fit`, with the trainer's history and scalars."""
+def fit(name):
+    """The same steps through `fit`, with what the trainer writes at each validation."""
     model, images, setting = built(name)
+    steps = FIT_STEPS[setting.networks]
     batches = training_batches(images, setting.batch_size, seed=0)
-    directory = Path(tempfile.mkdtemp())
+    directory = tempfile.TemporaryDirectory()
+    path = Path(directory.name)
 
     def iteration_of(epoch):
         return (epoch + 1) * steps
@@ -152,27 +160,30 @@ def fit(name, steps=200):
             batches,
             steps_per_epoch=steps,
             callbacks=[
-                callbacks.History(directory / "history.csv", iteration_of),
-                callbacks.Scalars(
-                    directory, images, setting.batch_size, iteration_of, 100
-                ),
+                callbacks.History(path / "history.csv", iteration_of),
+                callbacks.Checkpoints(path, iteration_of, monitor="loss"),
+                callbacks.Scalars(path, images, setting.batch_size, iteration_of, 100),
             ],
             verbose=0,
         )
+        # The next call is of the same iterations.
+        shutil.rmtree(path / "checkpoints")
 
+    run.directory = directory  # which is removed with the case
     return Case(run, steps)
 
 
-CASES = {"products": products}
-for _name in SETTINGS:
-    _part = functools.partial
-    CASES[f"train {_name}"] = _part(train, _name)
-    CASES[f"sample {_name}"] = _part(sample, _name)
-    CASES[f"sample by TFP {_name}"] = _part(sample_by_tfp, _name)
-    CASES[f"evaluate {_name}"] = _part(evaluate, _name)
-    CASES[f"pipeline {_name}"] = _part(pipeline, _name)
-    CASES[f"steps {_name}"] = _part(bare_loop, _name)
-    CASES[f"fit {_name}"] = _part(fit, _name)
+KINDS = {
+    "train": train,
+    "sample": sample,
+    "sample by TFP": sample_by_tfp,
+    "evaluate": evaluate,
+    "pipeline": pipeline,
+    "loop": loop,
+    "loop without pipeline": functools.partial(loop, is_ready=True),
+    "fit": fit,
+}
+CASES = {"products": products, **builders_of(KINDS, SETTINGS)}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--first-step"]:

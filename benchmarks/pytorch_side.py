@@ -17,7 +17,7 @@ from settings import (
     random_images,
 )
 from torch.utils.data import DataLoader, TensorDataset
-from worker import Case, serve
+from worker import Case, builders_of, serve
 
 
 def channels_first(images):
@@ -111,14 +111,14 @@ def products():
     return Case(lambda: left @ right, facts={"operations": 2 * size**3})
 
 
-CASES = {"products": products}
-for _name in SETTINGS:
-    _part = functools.partial
-    CASES[f"train {_name}"] = _part(train, _name, compiled=False)
-    CASES[f"train compiled {_name}"] = _part(train, _name, compiled=True)
-    CASES[f"sample {_name}"] = _part(sample, _name)
-    CASES[f"evaluate {_name}"] = _part(evaluate, _name)
-    CASES[f"pipeline {_name}"] = _part(pipeline, _name)
+KINDS = {
+    "train": functools.partial(train, compiled=False),
+    "train compiled": functools.partial(train, compiled=True),
+    "sample": sample,
+    "evaluate": evaluate,
+    "pipeline": pipeline,
+}
+CASES = {"products": products, **builders_of(KINDS, SETTINGS)}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--first-step"]:

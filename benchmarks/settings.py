@@ -7,6 +7,7 @@ import numpy as np
 __all__ = [
     "CLIP_NORM",
     "EVALUATED",
+    "FIT_STEPS",
     "NUM_IMPORTANCE",
     "NUM_SAMPLES",
     "PIPELINE_BATCHES",
@@ -24,6 +25,9 @@ STEPS = 10
 NUM_SAMPLES = 256
 EVALUATED, NUM_IMPORTANCE = 500, 128
 PIPELINE_BATCHES = 400
+
+# As many as the trainer makes between two validations of MNIST; fewer large ones.
+FIT_STEPS = {"conv": 500, "residual": 50}
 
 
 @dataclasses.dataclass(frozen=True)

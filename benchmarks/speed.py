@@ -49,13 +49,15 @@ class Comparison:
         title: What is done.
         contenders: Who does it.
         operations: What it takes, for the share of the machine's rate; 0 if unknown.
-        repeats: Timed calls of each contender.
+        rounds: Turns of each contender.
+        repeats: Timed calls in a turn.
     """
 
     title: str
     contenders: tuple[Contender, ...]
     operations: int = 0
-    repeats: int = 12
+    rounds: int = 4
+    repeats: int = 3
 
 
 def comparisons() -> list[Comparison]:
@@ -89,27 +91,32 @@ def comparisons() -> list[Comparison]:
                     Contender("PyTorch", "PyTorch", f"sample {name}"),
                     Contender("TFP", "aef_tfp", f"sample by TFP {name}"),
                 ),
-                repeats=6,
+                rounds=3,
             )
         )
     rows.append(
         Comparison(
             f"Likelihood of {EVALUATED} images, K = {NUM_IMPORTANCE}: d = 32",
             _both("evaluate aef-32"),
-            repeats=3,
+            rounds=3,
+            repeats=1,
         )
     )
     rows.append(Comparison("Input pipeline: a batch of 128", _both("pipeline aef-32")))
-    rows.append(
-        Comparison(
-            "Step in `fit`, with callbacks (second: the bare step)",
-            (
-                Contender("aef_tfp", "aef_tfp", "fit aef-32"),
-                Contender("bare", "aef_tfp", "steps aef-32"),
-            ),
-            repeats=6,
+    parts = {
+        "Step in `fit`, with its callbacks": ("fit aef-32", "loop aef-32"),
+        "Step with its input pipeline": ("loop aef-32", "loop without pipeline aef-32"),
+        "Step with its input pipeline, residual": (
+            "loop aef-residual-64",
+            "loop without pipeline aef-residual-64",
+        ),
+    }
+    for title, (whole, part) in parts.items():
+        contenders = (
+            Contender("aef_tfp", "aef_tfp", whole),
+            Contender("without", "aef_tfp", part),
         )
-    )
+        rows.append(Comparison(title, contenders, rounds=3, repeats=1))
     return rows
 
 
@@ -127,9 +134,9 @@ def measure(comparison: Comparison, workers: dict[str, Worker]) -> dict[str, lis
     if len(counts) > 1:
         raise RuntimeError(f"{comparison.title}: not the same model, {facts}.")
     times: dict[str, list] = {c.label: [] for c in comparison.contenders}
-    for _ in range(comparison.repeats // 3 or 1):
+    for _ in range(comparison.rounds):
         for one in comparison.contenders:
-            seconds = workers[one.side].measure(one.case, min(3, comparison.repeats))
+            seconds = workers[one.side].measure(one.case, comparison.repeats)
             times[one.label] += [1e3 * value for value in seconds]
     for worker in workers.values():
         worker.forget()
@@ -164,28 +171,38 @@ def first_steps(repeats: int = 3) -> dict[str, list[float]]:
     return times
 
 
-def table(results: dict[str, dict[str, list]], operations: dict[str, int], rate) -> str:
-    """The results as Markdown."""
-    lines = [
+def tables(
+    results: dict[str, dict[str, list]], operations: dict[str, int], rate: float
+) -> str:
+    """The results as Markdown: beside the peers, and what a part adds to a whole."""
+    peers = [
         "| | aef_tfp | PyTorch | compiled PyTorch | TFP's bijector | ratio | share |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    parts = ["| | with | without | ratio |", "| --- | --- | --- | --- |"]
     for title, times in results.items():
         own = float(np.median(times["aef_tfp"]))
-        others = [times.get(label) for label in ("PyTorch", "compiled", "TFP")]
-        if "bare" in times:
-            others[0] = times["bare"]
-        ratios = [f"{np.median(t) / own:.3g}" for t in others if t]
+        others = {
+            label: spread(values)
+            for label, values in times.items()
+            if label != "aef_tfp"
+        }
+        ratios = [f"{np.median(times[label]) / own:.3g}" for label in others]
+        if "without" in others:
+            ratio = own / float(np.median(times["without"]))
+            cells = [title, spread(times["aef_tfp"]), others["without"], f"{ratio:.3f}"]
+            parts.append(f"| {' | '.join(cells)} |")
+            continue
         share = operations.get(title)
         cells = [
             title,
             spread(times["aef_tfp"]),
-            *(spread(t) if t else "" for t in others),
+            *(others.get(label, "") for label in ("PyTorch", "compiled", "TFP")),
             " / ".join(ratios),
             f"{share / rate / own * 1e3:.0%}" if share else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        peers.append(f"| {' | '.join(cells)} |")
+    return "\n\n".join("\n".join(lines) for lines in (peers, parts))
 
 
 def spread(milliseconds: list) -> str:
@@ -274,7 +291,7 @@ def main(argv=None) -> int:
     if arguments.only in title:
         results[title] = first_steps()
         print(title, {k: spread(v) for k, v in results[title].items()}, flush=True)
-    text = f"{machine(rate)}\n\n{table(results, operations, rate)}\n"
+    text = f"{machine(rate)}\n\n{tables(results, operations, rate)}\n"
     print(f"\n{text}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "speed.md").write_text(text)

@@ -5,16 +5,20 @@ request and answer, so that neither library's threads run while the other is tim
 """
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Case", "Worker", "serve"]
+__all__ = ["Case", "Worker", "builders_of", "serve"]
+
+
+_LONG_SECONDS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Worker:
         )
 
     def prepare(self, case: str) -> dict[str, Any]:
-        """Builds a case and runs it twice, compilations included; returns its facts."""
+        """Builds a case and runs it once, compilation included; returns its facts."""
         return self._ask(prepare=case)
 
     def measure(self, case: str, repeats: int) -> list[float]:
@@ -69,6 +73,17 @@ class Worker:
         return json.loads(answer)
 
 
+def builders_of(
+    kinds: Mapping[str, Callable[[str], Case]], names: Iterable[str]
+) -> dict[str, Callable[[], Case]]:
+    """Returns what builds each kind of case for each setting, as "KIND NAME"."""
+    return {
+        f"{kind} {name}": functools.partial(build, name)
+        for kind, build in kinds.items()
+        for name in names
+    }
+
+
 def serve(builders: Mapping[str, Callable[[], Case]]) -> None:
     """Answers a `Worker` on standard input and output until the input ends."""
     # Libraries print what they like; answers keep the output for themselves.
@@ -81,14 +96,17 @@ def serve(builders: Mapping[str, Callable[[], Case]]) -> None:
         if "prepare" in request:
             name = request["prepare"]
             case = cases[name] = builders[name]()
-            for _ in range(2):
-                case.run()
+            case.run()
             answer = dict(case.facts)
         elif "measure" in request:
             case = cases[request["measure"]]
-            # After a pause the first call finds threads asleep and caches cold.
-            case.run()
-            answer = [_seconds(case) for _ in range(request["repeats"])]
+            # After a pause the first call finds threads asleep and caches cold. What
+            # takes long does not notice.
+            first = _seconds(case)
+            is_long = first * case.units > _LONG_SECONDS
+            answer = [first] if is_long else []
+            while len(answer) < request["repeats"]:
+                answer.append(_seconds(case))
         else:
             cases.clear()
         print(json.dumps(answer), file=answers, flush=True)
