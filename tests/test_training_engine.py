@@ -170,6 +170,39 @@ def test_global_clipping_limits_the_whole_step():
     )
 
 
+def test_accumulated_gradients_are_clipped_as_their_sum():
+    moved = []
+    for clip in (None, 0.01):
+        sgd = keras.optimizers.SGD(
+            1.0, global_clipnorm=clip, gradient_accumulation_steps=2
+        )
+        model = tiny(optimizer=sgd)
+        model.adapt(FLOATS)
+        before = weights(model)
+        model.fit(batches(FLOATS[:32]), verbose=0)
+        moved.append(
+            np.concatenate(
+                [(a - b).ravel() for a, b in zip(weights(model), before, strict=True)]
+            )
+        )
+    free, clipped = moved
+    expected = 0.01 * free / np.linalg.norm(free)
+    np.testing.assert_allclose(clipped, expected, atol=1e-6)
+
+
+def test_the_norm_of_the_gradient_is_computed_once():
+    model = tiny(optimizer=keras.optimizers.SGD(1.0, global_clipnorm=0.01))
+    model.adapt(FLOATS)
+
+    def step(x):
+        model._apply(model._gradient_step(x)[0])
+
+    graph = tf.function(step).get_concrete_function(tf.constant(FLOATS[:4])).graph
+    squares = [node for node in graph.get_operations() if node.type == "L2Loss"]
+    assert len(squares) == len(model.trainable_variables)
+    assert model.optimizer.global_clipnorm == 0.01
+
+
 def test_xla_and_several_steps_per_execution_change_nothing():
     # 5 steps of which one execution takes 3 at most: the last one is short.
     results = []

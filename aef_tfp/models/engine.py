@@ -6,6 +6,7 @@ strategy, and applies a non-finite update. Everything around the step (progress 
 callbacks, history) remains Keras's.
 """
 
+import contextlib
 from abc import abstractmethod
 from typing import Any
 
@@ -303,7 +304,8 @@ class LikelihoodTrainer(keras.Model):
         gradients = _in_place_of_present(gradients, present)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-        if replicas > 1:
+        # Accumulated gradients are clipped by Keras, as their sum.
+        if not self.optimizer.gradient_accumulation_steps:
             gradients = self._clip(gradients, norm)
         self._update_train_metrics(objective, norm, finite, replicas)
         return gradients, finite
@@ -347,10 +349,17 @@ class LikelihoodTrainer(keras.Model):
             # Keras sums over the replicas once more, over `replicas` equal gradients.
             # Divided, they also pass below its clipping, which would come first.
             gradients = [None if g is None else g / replicas for g in gradients]
-        self.optimizer.apply(gradients, self.trainable_variables)
+        if replicas > 1 or self.optimizer.gradient_accumulation_steps:
+            self.optimizer.apply(gradients, self.trainable_variables)
+            return
+        # Outputs of a compiled function are on no device, which strategies ask for.
+        gradients = [None if g is None else tf.identity(g) for g in gradients]
+        # Keras would clip once more, and compute the norm once more for that.
+        with _without_clipping(self.optimizer):
+            self.optimizer.apply(gradients, self.trainable_variables)
 
     def _clip(self, gradients, norm):
-        """Clips as the optimizer asks, but after the sum over replicas."""
+        """Clips as the optimizer asks, after the sum over replicas."""
         optimizer = self.optimizer
         factor = optimizer.loss_scale_factor or 1.0
         if optimizer.global_clipnorm:
@@ -431,6 +440,19 @@ class LikelihoodTrainer(keras.Model):
             lambda: -tf.reduce_mean(self.objective(tf.concat(parts, axis=0), seed)),
             self.trainable_variables,
         )
+
+
+@contextlib.contextmanager
+def _without_clipping(optimizer):
+    names = ("clipnorm", "clipvalue", "global_clipnorm")
+    former = {name: getattr(optimizer, name) for name in names}
+    for name in names:
+        setattr(optimizer, name, None)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            setattr(optimizer, name, value)
 
 
 def _in_place_of_present(gradients, reduced):
