@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -271,15 +272,21 @@ def plot(results: dict[str, dict[str, list]], path: Path) -> None:
 def main(argv=None) -> int:
     """Measures, prints and writes; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--only", default="", help="rows whose title holds this")
+    parser.add_argument(
+        "--output", type=Path, help="directory of the files; docs/measured for all rows"
+    )
+    parser.add_argument("--only", help="regular expression: rows whose title has it")
     arguments = parser.parse_args(argv)
+    wanted = re.compile(arguments.only or "")
+    output = arguments.output
+    if output is None and arguments.only is None:
+        output = Path(__file__).parents[1] / "docs" / "measured"
     workers = {side: Worker(script) for side, script in SIDES.items()}
     rate = product_rate(workers)
     print(machine(rate), flush=True)
     results, operations = {}, {}
     for comparison in comparisons():
-        if arguments.only in comparison.title:
+        if wanted.search(comparison.title):
             times = results[comparison.title] = measure(comparison, workers)
             operations[comparison.title] = comparison.operations
             print(
@@ -288,15 +295,16 @@ def main(argv=None) -> int:
     for worker in workers.values():
         worker.close()
     title = "From the start of a process to the first step done: d = 32"
-    if arguments.only in title:
+    if wanted.search(title):
         results[title] = first_steps()
         print(title, {k: spread(v) for k, v in results[title].items()}, flush=True)
     text = f"{machine(rate)}\n\n{tables(results, operations, rate)}\n"
     print(f"\n{text}")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "speed.md").write_text(text)
-    (arguments.output / "speed.json").write_text(json.dumps(results, indent=1))
-    plot(results, arguments.output / "speed.png")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "speed.md").write_text(text)
+        (output / "speed.json").write_text(json.dumps(results, indent=1))
+        plot(results, output / "speed.png")
     return 0
 
 

@@ -144,6 +144,10 @@ def check_several_gpus(names, printed):
     assert names["history"].history["val_bits_per_dim"][-1] < 4.1
 
 
+def check_large_models(names, printed):
+    assert names["model"].get_compile_config()["rematerialize"]
+
+
 CHECKS = {
     "README.md": check_readme,
     "index.md": check_readme,
@@ -154,6 +158,7 @@ CHECKS = {
     "denoising.md": check_denoising,
     "tensorboard.md": check_tensorboard,
     "resuming.md": check_resuming,
+    "large-models.md": check_large_models,
     "several-gpus.md": check_several_gpus,
 }
 
