@@ -260,6 +260,12 @@ def train(
         save_interval=config.save_interval,
         keep=config.keep_checkpoints,
     )
+    done = max((number for number, _ in checkpoints.store.existing()), default=0)
+    if config.iterations < done:
+        raise ValueError(
+            f"The run {run_dir} has gone on to iteration {done} already; --iterations "
+            f"must be at least that, got {config.iterations}."
+        )
     records: list[Record] = []
     with _explained(checkpoints, chief):
         keras.utils.set_random_seed(config.seed)

@@ -250,16 +250,17 @@ def test_a_resumed_run_keeps_its_configuration(finished, capsys):
     [
         ("digits-vae-8", "leave out the preset digits-vae-8"),
         ("--run-dir=elsewhere", "leave out --run-dir elsewhere"),
-        ("--iterations=9", "--iterations 9 is less than its 10"),
+        ("--iterations=9", "has gone on to iteration 10 already; --iterations must be"),
     ],
 )
 def test_a_resumed_run_refuses_what_it_would_ignore(
     argument, message, finished, capsys
 ):
-    before = (finished / "history.csv").stat().st_mtime_ns
+    paths = [finished / name for name in ("history.csv", "config.json")]
+    before = [path.stat().st_mtime_ns for path in paths]
     assert run.main([f"--resume={finished}", argument]) == 1
     assert message in capsys.readouterr().err
-    assert (finished / "history.csv").stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in paths] == before
 
 
 def test_a_configuration_survives_its_file(tmp_path):

@@ -48,7 +48,7 @@ class Arguments:
     """Let TFDS download the data set if the data directory does not hold it."""
 
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Run directory to go on in, with its own configuration; --iterations may grow."""
+    """Run directory to go on in, with its own settings; --iterations may change."""
 
     strategy: StrategyName = "auto"
     """Devices: auto takes the workers of TF_CONFIG, or else all GPUs."""
@@ -152,11 +152,6 @@ def _refuse_changes(base: RunConfig, arguments: Arguments, preset: str | None) -
         raise ValueError(
             "A resumed run goes on in its own directory; leave out --run-dir "
             f"{arguments.run_dir}."
-        )
-    if config.iterations < base.iterations:
-        raise ValueError(
-            f"A resumed run can only get longer, but --iterations {config.iterations} "
-            f"is less than its {base.iterations}; Ctrl-C ends it early."
         )
     changed = [
         f"{field.name} ({getattr(base, field.name)} -> {getattr(config, field.name)})"
