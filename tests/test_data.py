@@ -366,11 +366,13 @@ def test_splits_with_too_few_images(digits_dir, monkeypatch, changes, message):
         ),
         (
             {"rematerialize": True},
-            "rematerialize is for the residual networks, which this model has not: ",
+            "rematerialize is for the residual networks, which this model has not: "
+            "leave it out.",
         ),
         (
             {"rematerialize": True, "networks": "residual", "model": "pixel-maf"},
-            "rematerialize is for the residual networks, which this model has not: ",
+            "rematerialize is for the residual networks, which this model has not: "
+            "leave it out.",
         ),
     ],
 )
