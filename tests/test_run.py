@@ -414,12 +414,11 @@ def test_mnist_trains_from_its_data_directory(tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("model", ["aef-linear", "vae"])
-def test_faces_train_with_residual_networks(model, tmp_path):
+def test_faces_train_with_residual_networks(tmp_path):
     import os
 
     run_dir = tmp_path / "faces"
-    argv = [f"celeba10k32-{model}-64", "--latent-dim=16", "--no-jit-compile"]
+    argv = ["celeba10k32-aef-linear-64", "--latent-dim=16", "--no-jit-compile"]
     argv += ["--iterations=40", "--validation-interval=20", "--num-samples=2"]
     argv += ["--num-marginal-images=4", "--learning-rate=1e-3", "--rematerialize"]
     argv += [f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}", f"--run-dir={run_dir}"]
