@@ -364,8 +364,8 @@ def _fit(
             done += steps * epochs
     if not checkpoints.best_iteration:
         raise FloatingPointError(
-            "No validation had a finite loss; lower the learning rate, or check the "
-            "validation data."
+            "No validation had a finite loss; lower the learning rate, check the "
+            "validation data, or train until the first validation."
         )
 
 
