@@ -1,5 +1,6 @@
 """The masked autoregressive bijector with an incremental sequential direction."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,7 +20,10 @@ class AutoregressiveConditioner(Protocol):
         """Maps `[..., d]` to parameters `[..., d, p]`; entry i sees `x[..., :i]`."""
 
     def solve(self, base: Any, transform: Callable[[Any, Any], Any]) -> Any:
-        """Solves `x_i = transform(base_i, parameters_i(x))` for all i in turn."""
+        """Solves `x_i = transform(base_i, parameters_i(x))` for all i in turn.
+
+        The transform is hashable, and equals that of every bijector like this one.
+        """
 
 
 def affine_inverse(parameters) -> tfb.Bijector:
@@ -86,13 +90,21 @@ class MaskedAutoregressive(tfb.MaskedAutoregressiveFlow):
         )
 
     def _forward(self, x):
-        # Small scales multiply along the recursion and from layer to layer: samples of
-        # trained flows overflow, and inf - inf is NaN. Entries beyond 1 / epsilon have
-        # no digit left that the rest of a model could resolve.
+        return self._conditioner.solve(x, _HeldForward(self._scalar_bijector))
+
+
+@dataclasses.dataclass(frozen=True)
+class _HeldForward:
+    """The scalar bijector's forward, held to what a dtype resolves.
+
+    Small scales multiply along the recursion and from layer to layer: samples of
+    trained flows overflow, and inf - inf is NaN. Entries beyond 1 / epsilon have no
+    digit left that the rest of a model could resolve.
+    """
+
+    scalar_bijector: Callable[[Any], tfb.Bijector]
+
+    def __call__(self, x, parameters):
         limit = 1.0 / np.finfo(x.dtype.as_numpy_dtype).eps
-
-        def transform(x_i, parameters):
-            y_i = self._scalar_bijector(parameters).forward(x_i)
-            return tf.clip_by_value(y_i, -limit, limit)
-
-        return self._conditioner.solve(x, transform)
+        y = self.scalar_bijector(parameters).forward(x)
+        return tf.clip_by_value(y, -limit, limit)

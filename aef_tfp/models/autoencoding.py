@@ -1,5 +1,6 @@
 """What every model with an encoder and a decoder has."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from aef_tfp.models.event_model import EventModel
 from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,
+    compiling_recursions,
     events_per_pass,
     get_decoder,
     get_encoder,
@@ -164,7 +166,10 @@ class AutoencodingModel(EventModel):
                 f"decode takes latents of shape [batch, {self.latent_dim}], got "
                 f"{shape_text(z.shape)}."
             )
-        return in_passes(self._decode_latents, z, self._latents_per_pass)
+        decode = functools.partial(
+            self._decode_latents, compiled=self._compiles_recursions
+        )
+        return in_passes(decode, z, self._latents_per_pass)
 
     def reconstruct(self, x: Any) -> tf.Tensor:
         """Returns `decode(encode(x))`, `[batch, *event_shape]`; of a noisy x, denoised.
@@ -174,7 +179,10 @@ class AutoencodingModel(EventModel):
         """
         x = self.events.checked(x)
         size = min(self._events_per_pass, self._latents_per_pass)
-        return in_passes(self._reconstruct, x, size)
+        reconstruct = functools.partial(
+            self._reconstruct, compiled=self._compiles_recursions
+        )
+        return in_passes(reconstruct, x, size)
 
     def interpolate(self, start: Any, end: Any, num_steps: int = 8) -> tf.Tensor:
         """Decodes straight lines between the latents of pairs of events.
@@ -197,10 +205,12 @@ class AutoencodingModel(EventModel):
                 f"and {end.shape[0]}."
             )
         checked_count("num_steps", num_steps, least=2)
-        return self._interpolate(start, end, tf.constant(num_steps, tf.int32))
+        return self._interpolate(
+            start, end, tf.constant(num_steps, tf.int32), self._compiles_recursions
+        )
 
-    # Compiled counterparts. tf.identity keeps TFP's caches from answering with values
-    # of older weights.
+    # Counterparts as graphs; `compiled` says whether their recursions are. tf.identity
+    # keeps TFP's caches from answering with values of older weights.
 
     @tf.function(reduce_retracing=True)
     def _encode_events(self, x):
@@ -208,21 +218,22 @@ class AutoencodingModel(EventModel):
         return self._encode(self.preprocessing.bijector.inverse(tf.identity(x)))
 
     @tf.function(reduce_retracing=True)
-    def _decode_latents(self, z):
-        return self._decode(tf.identity(z), None)
+    def _decode_latents(self, z, compiled=False):
+        with compiling_recursions(compiled):
+            return self._decode(tf.identity(z), None)
 
     @tf.function(reduce_retracing=True)
-    def _reconstruct(self, x):
-        return self._decode_latents(self._encode_events(x))
+    def _reconstruct(self, x, compiled=False):
+        return self._decode_latents(self._encode_events(x), compiled)
 
     @tf.function(reduce_retracing=True)
-    def _interpolate(self, start, end, num_steps):
+    def _interpolate(self, start, end, num_steps, compiled=False):
         z_start, z_end = self._encode_events(start), self._encode_events(end)
         weights = tf.linspace(
             tf.zeros((), z_start.dtype), tf.ones((), z_start.dtype), num_steps
         )[None, :, None]
         z = (1.0 - weights) * z_start[:, None] + weights * z_end[:, None]
-        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]))
+        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]), compiled)
         return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
     def _check_scales(self, y: tf.Tensor, z: tf.Tensor) -> None:

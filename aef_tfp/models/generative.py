@@ -11,6 +11,7 @@ from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.noise import normal_noise, stateless_seed
+from aef_tfp.networks import compiling_recursions
 
 __all__ = ["GenerativeModel"]
 
@@ -85,11 +86,13 @@ class GenerativeModel(EventModel):
             tf.constant(temperature, self.events.dtype),
             with_deviations,
             stateless_seed(seed),
+            self._compiles_recursions,
         )
 
     @tf.function(reduce_retracing=True)
-    def _sample(self, num_samples, temperature, with_deviations, seed):
-        return self._generate(num_samples, temperature, with_deviations, seed)
+    def _sample(self, num_samples, temperature, with_deviations, seed, compiled=False):
+        with compiling_recursions(compiled):
+            return self._generate(num_samples, temperature, with_deviations, seed)
 
     def _noise(self, num_events, size, seed):
         return normal_noise([num_events, size], seed, self.events.dtype)

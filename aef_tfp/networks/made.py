@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.recursion import Recursion, sorted_degrees
 
 __all__ = ["MADE", "MaskedDense"]
 
@@ -132,15 +133,7 @@ class MADE(keras.layers.Layer):
         self.num_blocks = num_blocks
 
         inputs = np.arange(1, event_size + 1)
-        # With one entry nothing may be seen: all units get degree 0. Fewer units than
-        # degrees are spread over all of them; counted from 1, they would hide the last
-        # inputs from every unit.
-        highest = event_size - 1
-        if hidden_units < highest:
-            hidden = np.rint(np.linspace(1, highest, hidden_units)).astype(int)
-        else:
-            counted = np.arange(hidden_units) % max(1, highest)
-            hidden = np.sort(counted) + min(1, highest)
+        hidden = sorted_degrees(event_size, hidden_units)
         outputs = np.repeat(inputs, num_parameters)
         self.degrees = hidden
         sees_equal = hidden[None, :] >= hidden[:, None]
@@ -190,14 +183,13 @@ class MADE(keras.layers.Layer):
     ) -> tf.Tensor:
         """Solves `x_i = transform(base_i, parameters_i(x_1 ... x_{i-1}))` in turn.
 
-        The plain loop evaluates the network d times. Here step i computes only output
-        i, then x_i, then the hidden units of degree i from the kept activations of
-        lower degrees: about one pass through the network for all of x. Gradients flow
-        through the loop, which then keeps its activations for every step.
+        Step i computes only what output i needs anew, see `Recursion`: about one pass
+        through the network for all of x.
 
         Args:
             base: `[..., d]`.
-            transform: Elementwise map from (`[n]`, parameters `[n, p]`) to `[n]`.
+            transform: Elementwise map from (`[n]`, parameters `[n, p]`) to `[n]`;
+                hashable.
 
         Returns:
             x: `[..., d]`.
@@ -209,65 +201,22 @@ class MADE(keras.layers.Layer):
     def _solve_flat(self, base, transform):
         if not self.built:
             self.build()
-        batch_size = tf.shape(base)[0]
-        # Activations lie as [units, batch]: the units of one degree are contiguous.
-        base_rows = tf.transpose(base)
-        starts, group = self._degree_groups()
-        first, last = self._rows(self.first), self._rows(self.last)
-        blocks = [(self._rows(one), self._rows(two)) for one, two in self.blocks]
-        p = self.num_parameters
-
-        def output_parameters(i, hidden):
-            return tf.transpose(self._output_rows(last, i * p, p, hidden))
-
-        def body(i, x, kept, hidden):
-            x_i = transform(base_rows[i], output_parameters(i, hidden))
-            x = _write_rows(x, x_i[None], i)
-            start = tf.gather(starts, i)
-
-            def new_units(layer, values):
-                return self._output_rows(layer, start, group, values)
-
-            units = new_units(first, x)
-            kept = list(kept)
-            for k, (one, two) in enumerate(blocks):
-                kept[2 * k] = _write_rows(kept[2 * k], tf.nn.relu(units), start)
-                inner = tf.nn.relu(new_units(one, kept[2 * k]))
-                kept[2 * k + 1] = _write_rows(kept[2 * k + 1], inner, start)
-                units = units + new_units(two, kept[2 * k + 1])
-            hidden = _write_rows(hidden, units, start)
-            return i + 1, x, tuple(kept), hidden
-
-        nothing_seen = tf.zeros([self.hidden_units, batch_size], base.dtype)
-        hidden = nothing_seen
-        if self.event_size == 1:
-            hidden = tf.transpose(self._hidden(tf.zeros_like(base)))
-        _, x, _, _ = tf.while_loop(
-            lambda i, *_: i < self.event_size,
-            body,
-            (
-                tf.constant(0),
-                tf.zeros_like(base_rows),
-                (nothing_seen,) * (2 * self.num_blocks),
-                hidden,
-            ),
-            maximum_iterations=self.event_size,
+        recursion = Recursion(
+            self.event_size,
+            self.num_parameters,
+            self.hidden_units,
+            self.num_blocks,
+            transform,
         )
-        return tf.transpose(x)
-
-    def _degree_groups(self) -> tuple[np.ndarray, int]:
-        """Returns, for each i, where the units of degree i + 1 start; the group size.
-
-        All groups are as long as the longest one, so some windows reach into units of
-        higher degree. Those get a preliminary value that no masked kernel lets through,
-        and are overwritten at their own step. Windows that would leave the array are
-        moved back, over units that then get the value they have.
-        """
-        wanted = np.arange(1, self.event_size + 1)
-        counts = np.searchsorted(self.degrees, wanted, side="right")
-        starts = np.searchsorted(self.degrees, wanted, side="left")
-        group = max(1, int((counts - starts).max()))
-        return np.minimum(starts, self.hidden_units - group).astype(np.int32), group
+        layers = (
+            self._rows(self.first),
+            tuple((self._rows(one), self._rows(two)) for one, two in self.blocks),
+            self._rows(self.last),
+        )
+        hidden = tf.zeros([self.hidden_units, 1], base.dtype)
+        if self.event_size == 1:
+            hidden = tf.transpose(self._hidden(tf.zeros([1, 1], base.dtype)))
+        return recursion.solve(base, layers, hidden)
 
     @staticmethod
     def _rows(layer: MaskedDense) -> tuple[tf.Tensor, tf.Tensor]:
@@ -276,13 +225,6 @@ class MADE(keras.layers.Layer):
             tf.transpose(layer.masked_kernel),
             tf.convert_to_tensor(layer.bias)[:, None],
         )
-
-    @staticmethod
-    def _output_rows(layer, start, size: int, values: tf.Tensor) -> tf.Tensor:
-        """Returns `size` outputs of a layer from `start` on, `[size, batch]`."""
-        kernel, bias = layer
-        window = tf.slice(kernel, [start, 0], [size, kernel.shape[1]])
-        return tf.matmul(window, values) + tf.slice(bias, [start, 0], [size, 1])
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -293,9 +235,3 @@ class MADE(keras.layers.Layer):
             "hidden_units": self.hidden_units,
             "num_blocks": self.num_blocks,
         }
-
-
-def _write_rows(values: tf.Tensor, rows: tf.Tensor, start) -> tf.Tensor:
-    """Returns `values` with `rows` in place of its rows from `start` on."""
-    indices = start + tf.range(tf.shape(rows)[0])
-    return tf.tensor_scatter_nd_update(values, indices[:, None], rows)
