@@ -1,6 +1,5 @@
 """A run from configuration to run directory; `fit` does the training."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -8,8 +7,6 @@ import json
 import math
 import os
 import platform
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +43,7 @@ from aef_tfp.evaluation import (
     save_best,
     tune,
 )
+from aef_tfp.failures import explained
 from aef_tfp.files import locked, replace_text
 from aef_tfp.metrics import Record, append_records
 from aef_tfp.models import (
@@ -62,14 +60,10 @@ from aef_tfp.models import (
 from aef_tfp.networks import residual_decoder, residual_encoder, residual_stages
 from aef_tfp.pictures import image_grid, save_png
 
-__all__ = ["TrainingFailed", "build_model", "train"]
+__all__ = ["build_model", "train"]
 
 # Test images whose latents TensorBoard's projector shows.
 _PROJECTED_IMAGES = 1000
-
-
-class TrainingFailed(RuntimeError):  # noqa: N818 - as FloatingPointError's sibling
-    """TensorFlow could not go on; the message says why, and what is saved."""
 
 
 def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
@@ -267,7 +261,7 @@ def train(
             f"must be at least that, got {config.iterations}."
         )
     records: list[Record] = []
-    with _explained(checkpoints, chief):
+    with explained(checkpoints, chief):
         keras.utils.set_random_seed(config.seed)
         with devices.scope():
             model = build_model(config, splits.info)
@@ -367,43 +361,6 @@ def _fit(
             "No validation had a finite loss; lower the learning rate, check the "
             "validation data, or train until the first validation."
         )
-
-
-@contextlib.contextmanager
-def _explained(checkpoints: Checkpoints, chief: bool) -> Iterator[None]:
-    """Adds to an error where the last good state is, and what can be done with it."""
-    try:
-        yield
-    except (FloatingPointError, tf.errors.OpError) as error:
-        path = checkpoints.store.newest_path()
-        kept = "There is no checkpoint yet"
-        if not chief:
-            kept = "Checkpoints are with the first worker"
-        elif path is not None:
-            kept = f"The last good checkpoint is {path}"
-        stopped = f"The run stopped after iteration {checkpoints.iteration}:"
-        if isinstance(error, FloatingPointError):
-            raise FloatingPointError(
-                f"{stopped} {error} {kept}; resumed, the run would take the same steps "
-                "once more, so start a new one."
-            ) from None
-        raise TrainingFailed(
-            f"{stopped} {_reason(error)}. {kept}; --resume {checkpoints.run_dir} goes "
-            "on."
-        ) from error
-
-
-def _reason(error: tf.errors.OpError) -> str:
-    """The one line that matters of TensorFlow's many."""
-    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
-        return "another worker is gone; start all of them again"
-    message = re.sub(r"\{\{.*?\}\} *", "", error.message)
-    lines = [line.strip() for line in message.splitlines()]
-    telling = [
-        line for line in lines if re.match(r"[A-Za-z.]*(Error|Exception): ", line)
-    ]
-    lines = [line for line in lines if line and not line.startswith(("[[", "File "))]
-    return (telling or lines or [type(error).__name__])[0].rstrip(".")
 
 
 def _evaluate(

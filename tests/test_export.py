@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from test_models import small_model
 from test_variational import vae
 
@@ -111,6 +111,16 @@ def test_a_kind_has_its_endpoints_by_their_true_names(cls, exported, loaded):
     assert list(default.structured_outputs) == list(
         loaded[cls].signatures[of].structured_outputs
     )
+
+
+@pytest.mark.parametrize("cls", KINDS)
+def test_a_file_asks_for_no_compiler(cls, exported):
+    # Servers may have no XLA; the model's own graphs of sampling are compiled with it.
+    path = exported[cls][1]
+    file = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    functions = file.meta_graphs[0].graph_def.library.function
+    assert functions
+    assert not any(f.attr["_XlaMustCompile"].b for f in functions)
 
 
 @pytest.mark.parametrize("num_events", [1, 7])

@@ -490,6 +490,21 @@ def test_integers_that_were_divided_are_refused(digit_images):
     deterministic.evaluate(digit_images[:8] / np.float32(16), verbose=0)
 
 
+@pytest.mark.parametrize("jit_compile", [None, True, False])
+def test_sampling_is_compiled_as_training_is(jit_compile):
+    model = small_model(PartitionedAEF, (6,), 2, dtype="float32")
+    expected = jit_compile
+    if jit_compile is None:
+        # Keras's rule for "auto" looks at the whole process.
+        expected = model.jit_compile
+    else:
+        model.compile(keras.optimizers.Adam(1e-3), jit_compile=jit_compile)
+    model.sample(3)
+    (trace,) = model._sample._list_all_concrete_functions()
+    library = trace.graph.as_graph_def().library
+    assert expected == any(f.attr["_XlaMustCompile"].b for f in library.function)
+
+
 def test_a_network_of_two_models_gets_a_warning():
     encoder, decoder = dense_encoder((5,), (6,)), dense_decoder(2, (5,))
     first = Autoencoder((5,), 2, encoder=encoder, decoder=decoder, name="first")

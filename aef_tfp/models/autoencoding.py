@@ -1,6 +1,5 @@
 """What every model with an encoder and a decoder has."""
 
-import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -18,7 +17,6 @@ from aef_tfp.models.event_model import EventModel
 from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,
-    compiling_recursions,
     events_per_pass,
     get_decoder,
     get_encoder,
@@ -166,10 +164,7 @@ class AutoencodingModel(EventModel):
                 f"decode takes latents of shape [batch, {self.latent_dim}], got "
                 f"{shape_text(z.shape)}."
             )
-        decode = functools.partial(
-            self._decode_latents, compiled=self._compiles_recursions
-        )
-        return in_passes(decode, z, self._latents_per_pass)
+        return in_passes(self._decode_latents, z, self._latents_per_pass)
 
     def reconstruct(self, x: Any) -> tf.Tensor:
         """Returns `decode(encode(x))`, `[batch, *event_shape]`; of a noisy x, denoised.
@@ -179,10 +174,7 @@ class AutoencodingModel(EventModel):
         """
         x = self.events.checked(x)
         size = min(self._events_per_pass, self._latents_per_pass)
-        reconstruct = functools.partial(
-            self._reconstruct, compiled=self._compiles_recursions
-        )
-        return in_passes(reconstruct, x, size)
+        return in_passes(self._reconstruct, x, size)
 
     def interpolate(self, start: Any, end: Any, num_steps: int = 8) -> tf.Tensor:
         """Decodes straight lines between the latents of pairs of events.
@@ -205,12 +197,10 @@ class AutoencodingModel(EventModel):
                 f"and {end.shape[0]}."
             )
         checked_count("num_steps", num_steps, least=2)
-        return self._interpolate(
-            start, end, tf.constant(num_steps, tf.int32), self._compiles_recursions
-        )
+        return self._interpolate(start, end, tf.constant(num_steps, tf.int32))
 
-    # Counterparts as graphs; `compiled` says whether their recursions are. tf.identity
-    # keeps TFP's caches from answering with values of older weights.
+    # Compiled counterparts. tf.identity keeps TFP's caches from answering with values
+    # of older weights.
 
     @tf.function(reduce_retracing=True)
     def _encode_events(self, x):
@@ -218,22 +208,21 @@ class AutoencodingModel(EventModel):
         return self._encode(self.preprocessing.bijector.inverse(tf.identity(x)))
 
     @tf.function(reduce_retracing=True)
-    def _decode_latents(self, z, compiled=False):
-        with compiling_recursions(compiled):
-            return self._decode(tf.identity(z), None)
+    def _decode_latents(self, z):
+        return self._decode(tf.identity(z), None)
 
     @tf.function(reduce_retracing=True)
-    def _reconstruct(self, x, compiled=False):
-        return self._decode_latents(self._encode_events(x), compiled)
+    def _reconstruct(self, x):
+        return self._decode_latents(self._encode_events(x))
 
     @tf.function(reduce_retracing=True)
-    def _interpolate(self, start, end, num_steps, compiled=False):
+    def _interpolate(self, start, end, num_steps):
         z_start, z_end = self._encode_events(start), self._encode_events(end)
         weights = tf.linspace(
             tf.zeros((), z_start.dtype), tf.ones((), z_start.dtype), num_steps
         )[None, :, None]
         z = (1.0 - weights) * z_start[:, None] + weights * z_end[:, None]
-        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]), compiled)
+        x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]))
         return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
     def _check_scales(self, y: tf.Tensor, z: tf.Tensor) -> None:

@@ -6,7 +6,6 @@ strategy, and applies a non-finite update. Everything around the step (progress 
 callbacks, history) remains Keras's.
 """
 
-import contextlib
 from abc import abstractmethod
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.clipping import clip, without_clipping
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
@@ -306,7 +306,7 @@ class LikelihoodTrainer(keras.Model):
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         # Accumulated gradients are clipped by Keras, as their sum.
         if not self.optimizer.gradient_accumulation_steps:
-            gradients = self._clip(gradients, norm)
+            gradients = clip(self.optimizer, gradients, norm)
         self._update_train_metrics(objective, norm, finite, replicas)
         return gradients, finite
 
@@ -355,26 +355,8 @@ class LikelihoodTrainer(keras.Model):
         # Outputs of a compiled function are on no device, which strategies ask for.
         gradients = [None if g is None else tf.identity(g) for g in gradients]
         # Keras would clip once more, and compute the norm once more for that.
-        with _without_clipping(self.optimizer):
+        with without_clipping(self.optimizer):
             self.optimizer.apply(gradients, self.trainable_variables)
-
-    def _clip(self, gradients, norm):
-        """Clips as the optimizer asks, after the sum over replicas."""
-        optimizer = self.optimizer
-        factor = optimizer.loss_scale_factor or 1.0
-        if optimizer.global_clipnorm:
-            limit = optimizer.global_clipnorm * factor
-            return tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]
-
-        def clip(g):
-            if optimizer.clipnorm:
-                return tf.clip_by_norm(g, optimizer.clipnorm * factor)
-            if optimizer.clipvalue:
-                limit = optimizer.clipvalue * factor
-                return tf.clip_by_value(g, -limit, limit)
-            return g
-
-        return [None if g is None else clip(g) for g in gradients]
 
     def _test_step(self, data):
         x = unpack_batch(data)
@@ -440,19 +422,6 @@ class LikelihoodTrainer(keras.Model):
             lambda: -tf.reduce_mean(self.objective(tf.concat(parts, axis=0), seed)),
             self.trainable_variables,
         )
-
-
-@contextlib.contextmanager
-def _without_clipping(optimizer):
-    names = ("clipnorm", "clipvalue", "global_clipnorm")
-    former = {name: getattr(optimizer, name) for name in names}
-    for name in names:
-        setattr(optimizer, name, None)
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            setattr(optimizer, name, value)
 
 
 def _in_place_of_present(gradients, reduced):

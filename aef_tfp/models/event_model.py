@@ -181,11 +181,6 @@ class EventModel(LikelihoodTrainer):
         # Constant log-determinants come without a batch axis.
         return bijector.inverse(x), tf.broadcast_to(log_det, [tf.shape(x)[0]])
 
-    @property
-    def _compiles_recursions(self) -> bool:
-        """Whether sampling may use XLA: as training does, by Keras's own rule."""
-        return self.jit_compile and not self.run_eagerly
-
     def _flat(self, y):
         return tf.reshape(y, [-1, self.event_size])
 

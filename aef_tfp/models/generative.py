@@ -86,7 +86,8 @@ class GenerativeModel(EventModel):
             tf.constant(temperature, self.events.dtype),
             with_deviations,
             stateless_seed(seed),
-            self._compiles_recursions,
+            # As in training, by Keras's own rule.
+            compiled=self.jit_compile and not self.run_eagerly,
         )
 
     @tf.function(reduce_retracing=True)

@@ -23,11 +23,7 @@ from aef_tfp.networks.gaussian import (
     positive_scale,
 )
 from aef_tfp.networks.made import MADE, MaskedDense
-from aef_tfp.networks.recursion import (
-    Recursion,
-    compiling_recursions,
-    sorted_degrees,
-)
+from aef_tfp.networks.recursion import compiling_recursions
 from aef_tfp.networks.rematerialization import recomputed, rematerializing
 from aef_tfp.networks.residual import (
     BottleneckBlock,
@@ -45,7 +41,6 @@ __all__ = [
     "GaussianEncoder",
     "MaskedDense",
     "PointEncoder",
-    "Recursion",
     "Stage",
     "compiling_recursions",
     "conv_decoder",
@@ -64,6 +59,5 @@ __all__ = [
     "residual_decoder",
     "residual_encoder",
     "residual_stages",
-    "sorted_degrees",
     "with_flat_batch",
 ]

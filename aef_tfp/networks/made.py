@@ -183,8 +183,9 @@ class MADE(keras.layers.Layer):
     ) -> tf.Tensor:
         """Solves `x_i = transform(base_i, parameters_i(x_1 ... x_{i-1}))` in turn.
 
-        Step i computes only what output i needs anew, see `Recursion`: about one pass
-        through the network for all of x.
+        Step i computes only what output i needs anew: about one pass through the
+        network for all of x. Gradients flow through the loop, which then keeps its
+        activations for every step.
 
         Args:
             base: `[..., d]`.

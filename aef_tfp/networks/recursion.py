@@ -1,14 +1,15 @@
 """Solving the recursion of a masked autoregressive network in about one pass."""
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from aef_tfp.networks.switch import Switch
 
 __all__ = ["Recursion", "compiling_recursions", "sorted_degrees"]
 
@@ -16,26 +17,21 @@ __all__ = ["Recursion", "compiling_recursions", "sorted_degrees"]
 # multiple of it, so that it is compiled once, not for every length of a batch.
 _COMPILED_BATCH = 64
 
-# A context variable: each replica of a strategy traces in a thread of its own.
-_IS_ON = contextvars.ContextVar("compiling_recursions", default=False)
+_IS_ON = Switch("compiling_recursions")
 
 
-@contextlib.contextmanager
-def compiling_recursions(is_on: bool = True) -> Iterator[None]:
+def compiling_recursions(is_on: bool = True) -> AbstractContextManager[None]:
     """Within it, the loops of recursions are compiled with XLA where they stand.
 
     For graphs that are not compiled themselves: a loop of many small operations takes
     two to five times as long there. Graphs that leave the process do without, since who
-    reads a SavedModel may not have XLA.
+    reads a SavedModel may not have XLA. Their results have first gradients in reverse
+    mode, and no others.
 
     Args:
         is_on: Whether they are.
     """
-    token = _IS_ON.set(is_on)
-    try:
-        yield
-    finally:
-        _IS_ON.reset(token)
+    return _IS_ON.set(is_on)
 
 
 def sorted_degrees(event_size: int, hidden_units: int) -> np.ndarray:
@@ -90,14 +86,14 @@ class Recursion:
                 `[units, 1]`: the first, one pair of layers per block, the last.
             hidden: `[hidden_units, 1]`, the last hidden layer where nothing is seen.
         """
-        if not _IS_ON.get():
+        if not _IS_ON:
             return self._solve(base, layers, hidden)
-        compiled = _compiled(self)
+        solve = _compiled(self)
         count = tf.shape(base)[0]
         batches = -(-count // _COMPILED_BATCH)
         filled = tf.pad(base, [[0, batches * _COMPILED_BATCH - count], [0, 0]])
         x = tf.map_fn(
-            lambda batch: compiled(batch, layers, hidden),
+            lambda batch: solve(batch, layers, hidden),
             tf.reshape(filled, [-1, _COMPILED_BATCH, self.event_size]),
             parallel_iterations=1,
         )
@@ -162,7 +158,28 @@ class Recursion:
 @functools.lru_cache(maxsize=64)
 def _compiled(recursion: Recursion) -> Callable[..., tf.Tensor]:
     """The compiled loop; weights are arguments, so one serves all equal layers."""
-    return tf.function(recursion._solve, jit_compile=True, autograph=False)
+    solve = tf.function(recursion._solve, jit_compile=True, autograph=False)
+
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def gradients(arguments, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            x = recursion._solve(*arguments)
+        return tape.gradient(
+            x, tf.nest.flatten(arguments), upstream, unconnected_gradients="zero"
+        )
+
+    def solve_with_gradient(*arguments):
+        # What a loop keeps for its gradient cannot leave a compiled function, so the
+        # gradient's own runs the loop once more.
+        @tf.custom_gradient
+        def solved(*values):
+            packed = tf.nest.pack_sequence_as(arguments, values)
+            return solve(*packed), lambda upstream: gradients(packed, upstream)
+
+        return solved(*tf.nest.flatten(arguments))
+
+    return solve_with_gradient
 
 
 def _output_rows(layer, start, size: int, values: tf.Tensor) -> tf.Tensor:

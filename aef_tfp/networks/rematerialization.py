@@ -1,19 +1,18 @@
 """Less memory for a gradient: inner activations computed a second time, not kept."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import tensorflow as tf
 
+from aef_tfp.networks.switch import Switch
+
 __all__ = ["recomputed", "rematerializing"]
 
-# A context variable: each replica of a strategy traces in a thread of its own.
-_IS_ON = contextvars.ContextVar("rematerializing", default=False)
+_IS_ON = Switch("rematerializing")
 
 
-@contextlib.contextmanager
-def rematerializing(is_on: bool = True) -> Iterator[None]:
+def rematerializing(is_on: bool = True) -> AbstractContextManager[None]:
     """Within it, layers that know how to keep their inputs only for the gradient.
 
     Outside they keep all, since a gradient of a recomputed gradient, which forward mode
@@ -22,13 +21,9 @@ def rematerializing(is_on: bool = True) -> Iterator[None]:
     Args:
         is_on: Whether they do.
     """
-    token = _IS_ON.set(is_on)
-    try:
-        yield
-    finally:
-        _IS_ON.reset(token)
+    return _IS_ON.set(is_on)
 
 
 def recomputed(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     """Returns `function(x)`; while `rematerializing`, one that keeps `x` alone."""
-    return tf.recompute_grad(function)(x) if _IS_ON.get() else function(x)
+    return tf.recompute_grad(function)(x) if _IS_ON else function(x)

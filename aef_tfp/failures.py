@@ -1,0 +1,61 @@
+"""What a failed training says: the cause in one line, and what is saved."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from aef_tfp.callbacks import Checkpoints
+
+__all__ = ["TrainingFailed", "explained"]
+
+
+class TrainingFailed(RuntimeError):  # noqa: N818 - as FloatingPointError's sibling
+    """TensorFlow could not go on; the message says why, and what is saved."""
+
+
+@contextlib.contextmanager
+def explained(checkpoints: Checkpoints, chief: bool) -> Iterator[None]:
+    """Adds to an error where the last good state is, and what can be done with it.
+
+    Args:
+        checkpoints: What the run saves.
+        chief: Whether this process is the one that saves.
+
+    Raises:
+        FloatingPointError: In place of one within.
+        TrainingFailed: In place of an error of TensorFlow's.
+    """
+    try:
+        yield
+    except (FloatingPointError, tf.errors.OpError) as error:
+        path = checkpoints.store.newest_path()
+        kept = "There is no checkpoint yet"
+        if not chief:
+            kept = "Checkpoints are with the first worker"
+        elif path is not None:
+            kept = f"The last good checkpoint is {path}"
+        stopped = f"The run stopped after iteration {checkpoints.iteration}:"
+        if isinstance(error, FloatingPointError):
+            raise FloatingPointError(
+                f"{stopped} {error} {kept}; resumed, the run would take the same steps "
+                "once more, so start a new one."
+            ) from None
+        raise TrainingFailed(
+            f"{stopped} {_reason(error)}. {kept}; --resume {checkpoints.run_dir} goes "
+            "on."
+        ) from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The one line that matters of TensorFlow's many."""
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return "another worker is gone; start all of them again"
+    message = re.sub(r"\{\{.*?\}\} *", "", error.message)
+    lines = [line.strip() for line in message.splitlines()]
+    telling = [
+        line for line in lines if re.match(r"[A-Za-z.]*(Error|Exception): ", line)
+    ]
+    lines = [line for line in lines if line and not line.startswith(("[[", "File "))]
+    return (telling or lines or [type(error).__name__])[0].rstrip(".")
