@@ -89,8 +89,9 @@ class LikelihoodTrainer(keras.Model):
             optimizer: Keras optimizer. Its `global_clipnorm`, `clipnorm` or `clipvalue`
                 applies to the gradient summed over replicas.
             steps_per_execution: Steps per call of the compiled training function.
-            jit_compile: Whether to compile the step with XLA; `"auto"` does if all
-                layers allow it. With more than one replica the step is never compiled.
+            jit_compile: Whether to compile the step, and sampling, with XLA; `"auto"`
+                does on a GPU if all layers allow it. With more than one replica the
+                step is never compiled.
             run_eagerly: Run the step without `tf.function`, for debugging.
             max_skipped_updates: Non-finite updates in a row after which `fit` raises
                 `FloatingPointError`.
