@@ -26,8 +26,8 @@ NUM_SAMPLES = 256
 EVALUATED, NUM_IMPORTANCE = 500, 128
 PIPELINE_BATCHES = 400
 
-# As many as the trainer makes between two validations of MNIST; fewer large ones.
-FIT_STEPS = {"conv": 500, "residual": 50}
+# As many as the trainer makes between two validations of MNIST.
+FIT_STEPS = 500
 
 
 @dataclasses.dataclass(frozen=True)

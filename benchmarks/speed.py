@@ -3,8 +3,9 @@
     python benchmarks/speed.py
 
 The contenders of a comparison are timed in turn (A B A B ...), each in the process of
-its library, while the other sleeps. It writes `speed.md` (a table of medians and
-ranges), `speed.png`, and all times in `speed.json`.
+its library, while the other sleeps. The table of medians and ranges goes into
+`docs/speed.md` between its two marks, the plot beside the other pictures. With --output
+they go to a directory instead, with all times in `speed.json`.
 """
 
 import argparse
@@ -25,6 +26,9 @@ from settings import EVALUATED, NUM_IMPORTANCE, NUM_SAMPLES, SETTINGS
 from worker import Worker
 
 SIDES = {"aef_tfp": "aef_side.py", "PyTorch": "pytorch_side.py"}
+
+_DOCS = Path(__file__).parents[1] / "docs"
+_MARKS = "<!-- benchmarks/speed.py -->\n", "<!-- end of benchmarks/speed.py -->\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,10 @@ class Comparison:
     repeats: int = 3
 
 
+# Steps of seconds need fewer turns to tell them apart.
+_LONG = {"rounds": 3, "repeats": 1}
+
+
 def comparisons() -> list[Comparison]:
     """All rows, in their order."""
     rows = []
@@ -81,6 +89,7 @@ def comparisons() -> list[Comparison]:
                     Contender("compiled", "PyTorch", f"train compiled {name}"),
                 ),
                 step_operations(setting),
+                **(_LONG if setting.networks == "residual" else {}),
             )
         )
     for name in ("aef-32", "aef-128", "aef-256"):
@@ -104,20 +113,12 @@ def comparisons() -> list[Comparison]:
         )
     )
     rows.append(Comparison("Input pipeline: a batch of 128", _both("pipeline aef-32")))
-    parts = {
-        "Step in `fit`, with its callbacks": ("fit aef-32", "loop aef-32"),
-        "Step with its input pipeline": ("loop aef-32", "loop without pipeline aef-32"),
-        "Step with its input pipeline, residual": (
-            "loop aef-residual-64",
-            "loop without pipeline aef-residual-64",
-        ),
-    }
-    for title, (whole, part) in parts.items():
-        contenders = (
-            Contender("aef_tfp", "aef_tfp", whole),
-            Contender("without", "aef_tfp", part),
-        )
-        rows.append(Comparison(title, contenders, rounds=3, repeats=1))
+    contenders = (
+        Contender("aef_tfp", "aef_tfp", "fit aef-32"),
+        Contender("without", "aef_tfp", "loop aef-32"),
+    )
+    title = "Step in `fit` with its callbacks, d = 32; without them"
+    rows.append(Comparison(title, contenders, rounds=3, repeats=1))
     return rows
 
 
@@ -206,6 +207,15 @@ def tables(
     return "\n\n".join("\n".join(lines) for lines in (peers, parts))
 
 
+def between_marks(page: str, text: str) -> str:
+    """Returns a page with a text in place of what stands between the two marks."""
+    before, _, rest = page.partition(_MARKS[0])
+    _, end, after = rest.partition(_MARKS[1])
+    if not end:
+        raise ValueError(f"The page needs the lines {_MARKS[0]!r} and {_MARKS[1]!r}.")
+    return f"{before}{_MARKS[0]}\n{text}\n{_MARKS[1]}{after}"
+
+
 def spread(milliseconds: list) -> str:
     """Median, least and most."""
     middle, least, most = (
@@ -273,14 +283,11 @@ def main(argv=None) -> int:
     """Measures, prints and writes; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--output", type=Path, help="directory of the files; docs/measured for all rows"
+        "--output", type=Path, help="directory of the files; docs/ for all rows"
     )
     parser.add_argument("--only", help="regular expression: rows whose title has it")
     arguments = parser.parse_args(argv)
     wanted = re.compile(arguments.only or "")
-    output = arguments.output
-    if output is None and arguments.only is None:
-        output = Path(__file__).parents[1] / "docs" / "measured"
     workers = {side: Worker(script) for side, script in SIDES.items()}
     rate = product_rate(workers)
     print(machine(rate), flush=True)
@@ -300,11 +307,15 @@ def main(argv=None) -> int:
         print(title, {k: spread(v) for k, v in results[title].items()}, flush=True)
     text = f"{machine(rate)}\n\n{tables(results, operations, rate)}\n"
     print(f"\n{text}")
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "speed.md").write_text(text)
-        (output / "speed.json").write_text(json.dumps(results, indent=1))
-        plot(results, output / "speed.png")
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "speed.md").write_text(text)
+        (arguments.output / "speed.json").write_text(json.dumps(results, indent=1))
+        plot(results, arguments.output / "speed.png")
+    elif arguments.only is None:
+        page = _DOCS / "speed.md"
+        page.write_text(between_marks(page.read_text(), text))
+        plot(results, _DOCS / "images" / "speed.png")
     return 0
 
 

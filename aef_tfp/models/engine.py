@@ -17,6 +17,7 @@ from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.clipping import clip, without_clipping
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
+from aef_tfp.models.memory import keep_freed_memory
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
 from aef_tfp.networks import rematerializing
 
@@ -261,6 +262,8 @@ class LikelihoodTrainer(keras.Model):
         single = self.distribute_strategy.num_replicas_in_sync == 1
         if self.run_eagerly or not self.jit_compile or not single:
             return step
+        if not tf.config.list_physical_devices("GPU"):
+            keep_freed_memory()
         return tf.function(step, jit_compile=True, reduce_retracing=True)
 
     def _single_replica_step(self):
