@@ -25,7 +25,7 @@ def test_the_second_request_gets_the_pages_of_the_first():
     assert keep_freed_memory()
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
-    size = 2**26  # above what glibc itself keeps, 32 MiB
+    size = 48 * 2**20  # above what glibc itself keeps, 32 MiB
 
     def new_pages():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
