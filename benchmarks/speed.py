@@ -266,6 +266,7 @@ def plot(results: dict[str, dict[str, list]], path: Path) -> None:
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.set_xlim(right=1.6 * max(ratio for *_, ratio in bars))
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xlabel("time of the other / time of aef_tfp (logarithmic)")
     shown = {label for _, label, _ in bars}

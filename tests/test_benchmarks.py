@@ -1,0 +1,72 @@
+"""What `benchmarks/speed.py` makes of its measurements."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    names = ("speed", "arithmetic", "settings", "worker")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_table_has_ratios_and_the_share_of_the_rate(benchmark):
+    speed = benchmark("speed")
+    results = {
+        "step": {"aef_tfp": [40, 50, 60], "PyTorch": [99, 100], "compiled": [75]},
+        "fit": {"aef_tfp": [51.0], "without": [50.0]},
+    }
+    peers, parts = speed.tables(results, {"step": 10**9}, rate=4e10).split("\n\n")
+    row = [cell.strip() for cell in peers.splitlines()[-1].split("|")[1:-1]]
+    # 1e9 operations take 25 ms at that rate.
+    assert row == [
+        "step",
+        "50 (40 to 60)",
+        "99.5 (99 to 100)",
+        "75 (75 to 75)",
+        "",
+        "1.99 / 1.5",
+        "50%",
+    ]
+    assert parts.splitlines()[-1].endswith("| 1.020 |")
+
+
+def test_the_page_keeps_what_stands_around_the_marks(benchmark):
+    speed = benchmark("speed")
+    page = (ROOT / "docs" / "speed.md").read_text()
+    once = speed.between_marks(page, "TABLE")
+    assert "TABLE" in once
+    assert speed.between_marks(once, "OTHER") == speed.between_marks(page, "OTHER")
+    before, after = page.split(speed._MARKS[0])[0], page.split(speed._MARKS[1])[1]
+    assert before
+    assert after
+    assert once.startswith(before)
+    assert once.endswith(after)
+    with pytest.raises(ValueError, match="needs the lines"):
+        speed.between_marks("a page without marks", "TABLE")
+
+
+def test_the_operations_are_those_of_the_layers(benchmark):
+    """Against a count of the kernels' entries, each with its uses per image."""
+    setting = benchmark("settings").SETTINGS["aef-32"]
+    made = 32 * 256 + 4 * 256 * 256 + 256 * 64
+    uses = {
+        "flows": 8 * made,
+        "encoder convolutions": 14 * 14 * 9 * 64 + 7 * 7 * 9 * 64 * 128,
+        "encoder heads": 7 * 7 * 128 * 64,
+        "decoder": 32 * 7 * 7 * 128,
+        "decoder convolutions": 7 * 7 * 128 * 16 * 64 + 14 * 14 * 64 * 16,
+        "expansion": 784 * 32,
+    }
+    expected = 6 * 128 * sum(uses.values())
+    assert benchmark("arithmetic").step_operations(setting) == expected
