@@ -12,7 +12,7 @@ _KEPT_BYTES = 2**26
 
 
 def keep_freed_memory() -> bool:
-    """Lets the C library keep freed memory, up to 64 MiB, for the next request.
+    """Lets the C library keep freed pieces of up to 64 MiB for the next request.
 
     A step that XLA has compiled for the CPU takes its memory in one piece and frees it
     at the end. glibc returns pieces above 32 MiB to the system each time, and the next
