@@ -158,6 +158,58 @@ def test_small_networks_have_the_papers_sizes():
     assert decoder.count_params() == linear + (16 * 128 * 64 + 64) + (16 * 64 + 1)
 
 
+def doubled_by_keras(layer, x):
+    return keras.layers.Conv2DTranspose.call(layer, x)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_transposed_convolution_is_that_of_keras(jit_compile, rng, monkeypatch):
+    options = {"padding": "same", "activation": "tanh", "dtype": "float64"}
+    layer = networks.Conv2DTranspose(16, 4, strides=2, **options)
+    x = tf.constant(rng.normal(size=(3, 5, 4, 7)))
+    layer.build(x.shape)
+    perturb(layer, rng)
+
+    def derivatives(call):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = call(x)
+                total = tf.reduce_sum(tf.sin(y))
+            first = tape.gradient(total, [x, *layer.trainable_weights])
+            loss = sum(tf.reduce_sum(tf.cos(part)) for part in first)
+        return y, first, outer.gradient(loss, [x, *layer.trainable_weights])
+
+    expected = derivatives(lambda x: doubled_by_keras(layer, x))
+    # Keras's own way is not there to fall back on.
+    monkeypatch.setattr(keras.layers.Conv2DTranspose, "call", None)
+    got = tf.function(lambda: derivatives(layer), jit_compile=jit_compile)()
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+        got,
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"filters": 2},
+        {"kernel_size": 3},
+        {"strides": 3},
+        {"padding": "valid"},
+        {"output_padding": 1},
+    ],
+)
+def test_other_transposed_convolutions_are_left_to_keras(other, rng):
+    shape = {"filters": 16, "kernel_size": 4, "strides": 2, "padding": "same"}
+    layer = networks.Conv2DTranspose(**{**shape, **other}, dtype="float64")
+    x = tf.constant(rng.normal(size=(2, 5, 4, 3)))
+    np.testing.assert_allclose(layer(x), doubled_by_keras(layer, x), atol=1e-12)
+    assert layer.compute_output_shape(x.shape) == layer(x).shape
+
+
 @pytest.mark.parametrize("event_shape", [(28, 30, 1), (30, 28, 1)])
 def test_small_networks_refuse_sides_not_divisible_by_4(event_shape):
     sides = f"{event_shape[0]} x {event_shape[1]}"

@@ -32,11 +32,13 @@ from aef_tfp.networks.residual import (
     residual_encoder,
     residual_stages,
 )
+from aef_tfp.networks.transposed import Conv2DTranspose
 
 __all__ = [
     "DECODER_SCALES",
     "MADE",
     "BottleneckBlock",
+    "Conv2DTranspose",
     "GaussianDecoder",
     "GaussianEncoder",
     "MaskedDense",

@@ -8,6 +8,7 @@ import numpy as np
 
 from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.residual import residual_decoder, residual_encoder
+from aef_tfp.networks.transposed import Conv2DTranspose
 
 __all__ = [
     "conv_decoder",
@@ -83,10 +84,8 @@ def conv_decoder(
             _input((latent_dim,), dtype),
             keras.layers.Dense(int(np.prod(small)), dtype=dtype),
             keras.layers.Reshape(small, dtype=dtype),
-            keras.layers.Conv2DTranspose(
-                64, 4, activation="relu", dtype=dtype, **options
-            ),
-            keras.layers.Conv2DTranspose(channels * num_outputs, 4, **last),
+            Conv2DTranspose(64, 4, activation="relu", dtype=dtype, **options),
+            Conv2DTranspose(channels * num_outputs, 4, **last),
         ],
         name="conv_decoder",
     )
