@@ -22,7 +22,7 @@ SETTINGS = [
     "--flow-units=16",
     "--no-jit-compile",
     "--batch-size=30",
-    "--validation-interval=100",
+    "--validation-interval=30",
     "--save-interval=20",
     "--num-samples=4",
     "--num-marginal-images=8",
@@ -62,7 +62,8 @@ def finished(process, seconds=150):
 
 @pytest.mark.slow
 def test_two_workers_two_replicas_and_one_device_end_alike(tmp_path):
-    shared = [*SETTINGS, "--iterations=200"]
+    # More than an epoch, but few: rounding differs, and Adam lets that grow.
+    shared = [*SETTINGS, "--iterations=60"]
     commands = {
         "workers": ["trainers/launch.py", "--workers=2"],
         "replicas": ["-c", TWO_REPLICAS],
