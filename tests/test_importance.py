@@ -97,14 +97,6 @@ def test_memory_is_bounded_and_the_bound_changes_nothing(linear, proposal, monke
     whole_estimate = aef.importance_estimate(x, 10, proposal=proposal, seed=1)
     # Seven latents at once: two samples of three events; for Laplace, one event.
     monkeypatch.setattr(batching, "_PASS_ENTRIES", 7 * 16)
-    sizes = []
-    decoder = aef.decoder.call
-
-    def recorded(z):
-        sizes.append(z.shape[0])
-        return decoder(z)
-
-    monkeypatch.setattr(aef.decoder, "call", recorded)
     copy = ExpandedAEF.from_config(aef.get_config())
     copy.set_weights(aef.get_weights())
     parts = copy.importance_estimate(x, 10, proposal=proposal, seed=1)
@@ -118,6 +110,27 @@ def test_memory_is_bounded_and_the_bound_changes_nothing(linear, proposal, monke
     else:
         # Exact whatever the noise.
         np.testing.assert_allclose(parts.log_prob, whole_estimate.log_prob, rtol=1e-6)
+
+
+def test_events_are_encoded_once_and_decoded_in_passes(linear, monkeypatch):
+    aef, _, marginal, _ = linear
+    monkeypatch.setattr(batching, "_PASS_ENTRIES", 7 * 16)
+    sizes = {"encoder": [], "decoder": []}
+    for name, seen in sizes.items():
+        network = getattr(aef, name).network
+
+        def recorded(x, call=network.call, seen=seen, **kwargs):
+            seen.append(x.shape[0])
+            return call(x, **kwargs)
+
+        monkeypatch.setattr(network, "call", recorded)
+    tf.config.run_functions_eagerly(True)
+    try:
+        aef.importance_estimate(marginal.rvs(3, random_state=0), 10, seed=1)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert sizes["encoder"] == [3]
+    assert set(sizes["decoder"]) == {6}
 
 
 def test_repeats_are_pooled_inside_the_logarithm(linear):

@@ -57,7 +57,9 @@ def test_a_weight_is_likelihood_times_prior_over_posterior(posterior, prior, rng
     model = vae(**arguments)
     y = tf.constant(rng.normal(size=(4, 5)))
     epsilon = rng.normal(size=(4, 2))
-    got = model._encoder_log_weights(y, tf.constant(epsilon), tf.ones((), tf.float64))
+    got = model._encoder_log_weights(
+        y, tf.constant(epsilon), tf.ones((), tf.float64), model._propose(y)
+    )
     np.testing.assert_allclose(got, log_weight_by_hand(model, y, epsilon), rtol=1e-9)
 
 
@@ -67,14 +69,10 @@ def test_elbo_includes_the_preprocessing(rng):
     y = model.preprocessing.bijector.inverse(x)
     log_det = model.preprocessing.bijector.inverse_log_det_jacobian(x, 3)
     # The mean over many seeds of both differs by the log-determinant alone.
-    raw = np.mean(
-        [
-            model._encoder_log_weights(
-                y, tf.constant(rng.normal(size=(500, 3, 2))), tf.ones((), tf.float64)
-            )
-        ],
-        axis=(0, 1),
-    )
+    noise = tf.constant(rng.normal(size=(500, 3, 2)))
+    unit = tf.ones((), tf.float64)
+    weights = model._encoder_log_weights(y, noise, unit, model._propose(y))
+    raw = np.mean(weights, axis=0)
     elbo = np.mean([model.elbo(x, seed=seed) for seed in range(500)], axis=0)
     spread = np.std([model.elbo(x, seed=seed) for seed in range(50)], axis=0)
     np.testing.assert_array_less(

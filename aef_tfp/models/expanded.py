@@ -142,7 +142,8 @@ class ExpandedAEF(WholeEventModel):
         """
         y, log_det = self._preprocess(targets)
         y_inputs = y if inputs is targets else self._preprocess(inputs)[0]
-        return self._pair_log_prob(self.expansion(y_inputs), y, y_inputs) + log_det
+        latents = self.encoder(y_inputs)
+        return self._pair_log_prob(self.expansion(y_inputs), y, latents) + log_det
 
     def _proposal_loc(self, y):
         return self.expansion(y)

@@ -106,7 +106,8 @@ class VariationalModel(WholeEventModel):
             ]
         )
         unit = tf.ones((), y.dtype)
-        weights = self._encoder_log_weights(y, noise, unit, y_inputs)
+        proposal = self._propose(y_inputs)
+        weights = self._encoder_log_weights(y, noise, unit, proposal)
         log_sum = tf.reduce_logsumexp(weights, axis=0)
         return log_sum - float(np.log(num_samples)) + log_det
 

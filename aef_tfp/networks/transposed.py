@@ -13,14 +13,14 @@ _LEAST_FILTERS = 16
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
     """Keras's layer, faster on a CPU where a 4x4 kernel doubles an image.
 
-    Of a transposed convolution of stride 2, the four pixels of the result that lie
-    between the same four pixels of the input see nothing else: each is a product of
-    these four with a quarter of the kernel. So
+    In a transposed convolution of stride 2, every other row and column of the result
+    sees every other row and column of the kernel. So the result is four convolutions
+    with kernels of 2 x 2, woven into each other:
 
-        y = crop(depth_to_space(conv(pad(x), rearranged kernel of 2 x 2)))
+        y[2 i + a, 2 j + b] = conv(x, kernel[3 - a :: -2, 3 - b :: -2])[i, j]
 
-    which took half to a third of the time of TensorFlow's transposed convolution, and
-    three quarters of XLA's. Its gradients are those of Keras's layer. All other
+    They took a third of the time of TensorFlow's transposed convolution, and three
+    quarters to half of XLA's. The gradients are those of Keras's layer. All other
     strides, sizes, paddings and devices are left to Keras.
 
     Args:
@@ -70,19 +70,21 @@ def _transposed(x, kernel):
     def gradient(upstream):
         return _strided(upstream, kernel), _kernel_gradient(upstream, x, kernel)
 
-    # Row 2 j + t - 1 of the result gets row j of x times row t of the kernel. The place
-    # between the rows j - 1 and j has the rows 2 j - 1 and 2 j of the result: from
-    # above they get the kernel's rows 2 and 3, from below 0 and 1.
-    taps = tf.reshape(tf.gather(kernel, [2, 3, 0, 1]), [2, 2, 4, *kernel.shape[2:]])
-    taps = tf.gather(taps, [2, 3, 0, 1], axis=2)
-    taps = tf.reshape(taps, [2, 2, 2, 2, *kernel.shape[2:]])
-    filters, channels = kernel.shape[2:]
-    # [from row, from column, channels, to row, to column, filters]
-    taps = tf.transpose(taps, [0, 2, 5, 1, 3, 4])
-    taps = tf.reshape(taps, [2, 2, channels, 4 * filters])
-    padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    between = tf.nn.conv2d(padded, taps, strides=1, padding="VALID")
-    return tf.nn.depth_to_space(between, 2)[:, 1:-1, 1:-1], gradient
+    height, width = (x.shape[i] or tf.shape(x)[i] for i in (1, 2))
+    filters = kernel.shape[2]
+    rows = []
+    for a in (0, 1):
+        row = []
+        for b in (0, 1):
+            # Row 2 i + a of the result is row t of the kernel times row j of x where
+            # 2 i + a = 2 j + t - 1: t = 3 - a at j = i - 1 + a, and t = 1 - a below it.
+            taps = tf.transpose(kernel[3 - a :: -2, 3 - b :: -2], [0, 1, 3, 2])
+            padding = [[0, 0], [1 - a, a], [1 - b, b], [0, 0]]
+            row.append(tf.nn.conv2d(x, taps, strides=1, padding=padding))
+        woven = tf.reshape(tf.concat(row, 3), [-1, height, 2 * width, filters])
+        rows.append(woven)
+    y = tf.reshape(tf.concat(rows, 2), [-1, 2 * height, 2 * width, filters])
+    return y, gradient
 
 
 @tf.custom_gradient
