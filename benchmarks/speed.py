@@ -73,7 +73,8 @@ def comparisons() -> list[Comparison]:
     """All rows, in their order."""
     rows = []
     names = {"aef": "AEF (linear)", "vae": "VAE"}
-    for name in ("aef-2", "aef-32", "vae-2", "vae-32", "aef-residual-64"):
+    steps = ("aef-2", "aef-32", "vae-2", "vae-32", "aef-residual-64", "vae-residual-64")
+    for name in steps:
         setting = SETTINGS[name]
         side = setting.image_shape[0]
         kind = names[name[:3]] + (
