@@ -95,6 +95,7 @@ class Recursion:
         x = tf.map_fn(
             lambda batch: solve(batch, layers, hidden),
             tf.reshape(filled, [-1, _COMPILED_BATCH, self.event_size]),
+            # One loop of small products keeps one core busy.
             parallel_iterations=8,
         )
         return tf.reshape(x, [-1, self.event_size])[:count]
