@@ -21,11 +21,8 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 
     They took a third of the time of TensorFlow's transposed convolution, and three
     quarters to half of XLA's. The gradients are those of Keras's layer. All other
-    strides, sizes, paddings and devices are left to Keras.
-
-    Args:
-        *args: As in `keras.layers.Conv2DTranspose`.
-        **kwargs: As in `keras.layers.Conv2DTranspose`.
+    strides, sizes, paddings and devices are left to Keras, and the arguments are those
+    of Keras's layer.
 
     Example:
         >>> layer = Conv2DTranspose(64, 4, strides=2, padding="same")
