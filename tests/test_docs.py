@@ -350,6 +350,20 @@ def test_the_table_of_methods_is_true():
 # Results.
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_every_row_of_a_table_has_as_many_cells(name):
+    tables, last = [], None
+    for number, line in enumerate(PAGES[name].read_text().splitlines()):
+        if line.startswith("|"):
+            if last != number - 1:
+                tables.append([])
+            tables[-1].append(line)
+            last = number
+    for table in tables:
+        assert re.fullmatch(r"\|( -+ \|)+", table[1]), table[0]
+        assert len({row.count("|") for row in table}) == 1, table[0]
+
+
 def test_the_results_are_those_of_the_readme():
     text = PAGES["README.md"].read_text()
     (section,) = re.findall(r"^## Results\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)

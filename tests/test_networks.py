@@ -195,7 +195,6 @@ def test_the_transposed_convolution_is_that_of_keras(jit_compile, rng, monkeypat
 @pytest.mark.parametrize(
     "other",
     [
-        {"filters": 2},
         {"kernel_size": 3},
         {"strides": 3},
         {"padding": "valid"},

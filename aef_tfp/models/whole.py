@@ -183,7 +183,7 @@ class WholeEventModel(PairModel):
 
         Memory is bounded whatever the number of events and samples: a pass through the
         decoder makes at most 2^23 entries of its largest layer (one event, where that
-        is larger), 32 MB, and with the other layers' about 130 MB.
+        is larger), 32 MB, and all layers of a small model together take about 260 MB.
 
         Args:
             x: As in `marginal_log_prob`, like all other arguments.
