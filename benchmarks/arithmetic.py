@@ -12,24 +12,27 @@ def step_operations(setting: Setting) -> int:
 
     A kernel's entry is used once forward and twice backward, for the gradients of its
     input and of itself: six operations for each use in the forward pass. Masked kernels
-    count as full ones.
+    count as full ones. The small decoder's first layers are counted as they run, not as
+    they are defined: on d + 1 points of their affine map in place of the batch.
     """
     side, _, channels = setting.image_shape
-    d = setting.latent_dim
-    count = _residual if setting.networks == "residual" else _convolutional
-    uses = count(side, channels, d)
+    d, batch = setting.latent_dim, setting.batch_size
+    if setting.networks == "residual":
+        uses = _residual(side, channels, d)
+    else:
+        uses = _convolutional(side, channels, d, (d + 1) / batch)
     uses += 2 * _FLOW_LAYERS * (3 * d * _FLOW_UNITS + 4 * _FLOW_UNITS**2)
     if setting.model == "aef-linear":
         uses += side**2 * channels * d
-    return 6 * setting.batch_size * uses
+    return round(6 * batch * uses)
 
 
-def _convolutional(side: int, channels: int, d: int) -> int:
+def _convolutional(side: int, channels: int, d: int, points: float) -> float:
     half, quarter = (side // 2) ** 2, (side // 4) ** 2
     features = 128 * quarter
     encoder = 9 * 64 * (half * channels + quarter * 128) + features * 2 * d
-    decoder = d * features + 16 * 64 * (quarter * 128 + half * channels)
-    return encoder + decoder
+    first = points * (d * features + 16 * 64 * quarter * 128) + (d + 1) * 64 * half
+    return encoder + first + 16 * 64 * half * channels
 
 
 def _residual(side: int, channels: int, d: int) -> int:

@@ -64,9 +64,11 @@ def test_the_operations_are_those_of_the_layers(benchmark):
         "flows": 8 * made,
         "encoder convolutions": 14 * 14 * 9 * 64 + 7 * 7 * 9 * 64 * 128,
         "encoder heads": 7 * 7 * 128 * 64,
-        "decoder": 32 * 7 * 7 * 128,
-        "decoder convolutions": 7 * 7 * 128 * 16 * 64 + 14 * 14 * 64 * 16,
+        "affine combinations": 33 * 14 * 14 * 64,
+        "last convolution": 14 * 14 * 64 * 16,
         "expansion": 784 * 32,
     }
-    expected = 6 * 128 * sum(uses.values())
+    # The decoder's first layers see the origin and 32 unit vectors, not 128 latents.
+    points = 33 * (32 * 7 * 7 * 128 + 7 * 7 * 128 * 16 * 64)
+    expected = 6 * (128 * sum(uses.values()) + points)
     assert benchmark("arithmetic").step_operations(setting) == expected

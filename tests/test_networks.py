@@ -209,6 +209,122 @@ def test_other_transposed_convolutions_are_left_to_keras(other, rng):
     assert layer.compute_output_shape(x.shape) == layer(x).shape
 
 
+def affine_layers(dtype="float64"):
+    options = {"strides": 2, "padding": "same", "dtype": dtype}
+    return networks.AffineSequential(
+        [
+            keras.Input([3], dtype=networks.density_dtype(dtype)),
+            keras.layers.Dense(2 * 2 * 5, dtype=dtype),
+            keras.layers.Reshape([2, 2, 5], dtype=dtype),
+            keras.layers.Conv2DTranspose(4, 3, **options),
+        ]
+    )
+
+
+def in_turn(model, x):
+    for layer in model.layers:
+        x = layer(x)
+    return x
+
+
+def rows_seen(model, monkeypatch):
+    """Notes how many rows reach the first layer of a model."""
+    seen = []
+    original = model.layers[0].call
+    monkeypatch.setattr(
+        model.layers[0], "call", lambda x: seen.append(tf.shape(x)[0]) or original(x)
+    )
+    return seen
+
+
+@pytest.mark.parametrize(("count", "rows"), [(7, 4), (6, 6), (1, 1)])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_affine_layers_see_few_points(
+    count, rows, known, jit_compile, rng, monkeypatch
+):
+    model = affine_layers()
+    perturb(model, rng)
+    x = tf.constant(rng.normal(size=(count, 3)))
+
+    def derivatives(call, x):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = call(x)
+                total = tf.reduce_sum(tf.sin(y))
+            first = tape.gradient(total, [x, *model.trainable_weights])
+            loss = sum(tf.reduce_sum(tf.cos(part)) for part in first)
+        return y, first, outer.gradient(loss, [x, *model.trainable_weights])
+
+    expected = derivatives(lambda x: in_turn(model, x), x)
+    seen = rows_seen(model, monkeypatch)
+    signature = [tf.TensorSpec([count if known else None, 3], x.dtype)]
+
+    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    def compiled(x):
+        return derivatives(model, x), seen[0]
+
+    got, rows_used = compiled(x)
+    assert rows_used == rows
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+        got,
+        expected,
+    )
+
+
+def test_affine_layers_in_half_precision_go_the_usual_way(rng, monkeypatch):
+    model = affine_layers("mixed_bfloat16")
+    seen = rows_seen(model, monkeypatch)
+    model(rng.normal(size=(20, 3)))
+    assert [int(rows) for rows in seen] == [20]
+
+
+def test_affine_layers_are_saved_and_cloned(tmp_path, rng):
+    model = affine_layers()
+    perturb(model, rng)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is networks.AffineSequential
+    x = tf.constant(rng.normal(size=(7, 3)))
+    np.testing.assert_array_equal(loaded(x), model(x))
+    outer = keras.Sequential([keras.Input([3]), model, keras.layers.ReLU()])
+    copy = keras.models.clone_model(outer).layers[0]
+    assert type(copy) is networks.AffineSequential
+    assert copy.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            keras.layers.Dense(2, "relu", name="hidden"),
+            "without activation, but 'hidden' has 'relu'",
+        ),
+        (
+            keras.layers.BatchNormalization(name="norm"),
+            "affine layers of keras.layers, got 'norm' of type BatchNormalization",
+        ),
+        (keras.Input([4, 4, 1]), r"its input has the shape \(4, 4, 1\)"),
+    ],
+)
+def test_affine_layers_are_affine(layer, message):
+    with pytest.raises(ValueError, match=message):
+        networks.AffineSequential([layer])
+
+
+def test_the_small_decoder_decodes_many_as_it_decodes_one(rng, monkeypatch):
+    decoder = networks.conv_decoder(2, (8, 8, 1), dtype="float64")
+    perturb(decoder, rng)
+    x = tf.constant(rng.normal(size=(5, 2)))
+    expected = tf.concat([decoder(x[i : i + 1]) for i in range(5)], axis=0)
+    seen = rows_seen(decoder.layers[0], monkeypatch)
+    np.testing.assert_allclose(decoder(x), expected, rtol=1e-10, atol=1e-12)
+    assert [int(rows) for rows in seen] == [3]
+
+
 @pytest.mark.parametrize("event_shape", [(28, 30, 1), (30, 28, 1)])
 def test_small_networks_refuse_sides_not_divisible_by_4(event_shape):
     sides = f"{event_shape[0]} x {event_shape[1]}"

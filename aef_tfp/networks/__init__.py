@@ -1,5 +1,6 @@
 """Keras layers and models that hold the weights of an AEF."""
 
+from aef_tfp.networks.affine import AffineSequential
 from aef_tfp.networks.autoencoders import (
     conv_decoder,
     conv_encoder,
@@ -37,6 +38,7 @@ from aef_tfp.networks.transposed import Conv2DTranspose
 __all__ = [
     "DECODER_SCALES",
     "MADE",
+    "AffineSequential",
     "BottleneckBlock",
     "Conv2DTranspose",
     "GaussianDecoder",

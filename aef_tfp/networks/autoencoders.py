@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from aef_tfp.networks.affine import AffineSequential
 from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.residual import residual_decoder, residual_encoder
 from aef_tfp.networks.transposed import Conv2DTranspose
@@ -79,12 +80,20 @@ def conv_decoder(
     options = {"strides": 2, "padding": "same"}
     # In the density's dtype: half precision has too few digits for a location.
     last = {**options, "dtype": density_dtype(dtype)}
-    return keras.Sequential(
+    first = AffineSequential(
         [
             _input((latent_dim,), dtype),
             keras.layers.Dense(int(np.prod(small)), dtype=dtype),
             keras.layers.Reshape(small, dtype=dtype),
-            Conv2DTranspose(64, 4, activation="relu", dtype=dtype, **options),
+            Conv2DTranspose(64, 4, dtype=dtype, **options),
+        ],
+        name="affine",
+    )
+    return keras.Sequential(
+        [
+            _input((latent_dim,), dtype),
+            first,
+            keras.layers.ReLU(dtype=dtype),
             Conv2DTranspose(channels * num_outputs, 4, **last),
         ],
         name="conv_decoder",
