@@ -70,6 +70,7 @@ class ClassifierFeatures:
         self._outputs = tf.function(
             lambda images: network(images, training=False),
             input_signature=[tf.TensorSpec(shape, tf.float32)],
+            autograph=False,
         )
 
     @property

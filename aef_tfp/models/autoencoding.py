@@ -14,6 +14,7 @@ from aef_tfp.models.arguments import (
     shape_text,
 )
 from aef_tfp.models.event_model import EventModel
+from aef_tfp.models.tracing import traced
 from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,
@@ -202,20 +203,20 @@ class AutoencodingModel(EventModel):
     # Compiled counterparts. tf.identity keeps TFP's caches from answering with values
     # of older weights.
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _encode_events(self, x):
         x = self.dequantize(x, seed=None)
         return self._encode(self.preprocessing.bijector.inverse(tf.identity(x)))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _decode_latents(self, z):
         return self._decode(tf.identity(z), None)
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _reconstruct(self, x):
         return self._decode_latents(self._encode_events(x))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _interpolate(self, start, end, num_steps):
         z_start, z_end = self._encode_events(start), self._encode_events(end)
         weights = tf.linspace(

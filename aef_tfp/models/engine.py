@@ -19,6 +19,7 @@ from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.memory import keep_freed_memory
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
+from aef_tfp.models.tracing import traced
 from aef_tfp.networks import rematerializing
 
 __all__ = ["LikelihoodTrainer"]
@@ -234,6 +235,10 @@ class LikelihoodTrainer(keras.Model):
         It ends early, and without an error, where the data end: the steps done until
         then count, in the logs too.
         """
+        # AutoGraph is for the loop alone, not for what is in it.
+        run_step, result = map(
+            tf.autograph.experimental.do_not_convert, (run_step, result)
+        )
 
         def run(iterator):
             steps = 0
@@ -264,7 +269,7 @@ class LikelihoodTrainer(keras.Model):
             return step
         if not tf.config.list_physical_devices("GPU"):
             keep_freed_memory()
-        return tf.function(step, jit_compile=True, reduce_retracing=True)
+        return traced(step, jit_compile=True)
 
     def _single_replica_step(self):
         def step(data):

@@ -8,6 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp.models.generative import GenerativeModel
 from aef_tfp.models.noise import stateless_seed
+from aef_tfp.models.tracing import traced
 
 __all__ = ["ExactModel"]
 
@@ -45,7 +46,7 @@ class ExactModel(GenerativeModel):
         """
         return self._log_prob(self.events.checked(x), stateless_seed(seed))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _log_prob(self, x, seed):
         return self._objective_without_noise(x, seed)
 

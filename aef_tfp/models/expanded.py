@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from aef_tfp.models.noise import stateless_seed
+from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 
 __all__ = ["ExpandedAEF"]
@@ -129,7 +130,7 @@ class ExpandedAEF(WholeEventModel):
         """
         return self._joint_log_prob(self.events.checked(x), stateless_seed(seed))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _joint_log_prob(self, x, seed):
         return self._objective_without_noise(x, seed)
 

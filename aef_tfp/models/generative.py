@@ -11,6 +11,7 @@ from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.noise import normal_noise, stateless_seed
+from aef_tfp.models.tracing import traced
 from aef_tfp.networks import compiling_recursions
 
 __all__ = ["GenerativeModel"]
@@ -90,7 +91,7 @@ class GenerativeModel(EventModel):
             compiled=self.jit_compile and not self.run_eagerly,
         )
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _sample(self, num_samples, temperature, with_deviations, seed, compiled=False):
         with compiling_recursions(compiled):
             return self._generate(num_samples, temperature, with_deviations, seed)

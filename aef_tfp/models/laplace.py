@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from aef_tfp.models.tracing import traced
+
 __all__ = ["Laplace", "forward_jacobian", "laplace_approximation"]
 
 # A Newton step that gains less than this many nats for every event is the last one.
@@ -50,7 +52,7 @@ def laplace_approximation(
     shape = start.shape
 
     # A function of its own is traced once for both places that call it.
-    @tf.function
+    @traced
     def precision_tril(z):
         return _precision_tril(residuals, z)
 

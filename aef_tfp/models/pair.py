@@ -14,6 +14,7 @@ from aef_tfp.bijectors import decoder_coupling, encoder_coupling
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
 from aef_tfp.models.noise import stateless_seed
+from aef_tfp.models.tracing import traced
 from aef_tfp.networks import in_passes
 
 __all__ = ["PairModel"]
@@ -135,7 +136,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
         """
         return self._objective_terms(self.events.checked(x), stateless_seed(seed))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _objective_terms(self, x, seed):
         y, log_det = self._preprocess(self.dequantize(x, seed))
         pair, terms = self._pair_of(y, seed)

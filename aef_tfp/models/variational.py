@@ -12,6 +12,7 @@ from aef_tfp import flows
 from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.expanded import ExpandedAEF
 from aef_tfp.models.noise import fold_seed, stateless_seed
+from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import density_dtype
 
@@ -175,7 +176,7 @@ class VAE(VariationalModel):
         """
         return self._elbo(self.events.checked(x), stateless_seed(seed))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _elbo(self, x, seed):
         return self._objective_without_noise(x, seed)
 
@@ -222,7 +223,7 @@ class IWAE(VariationalModel):
         """Returns the K-sample bound; arguments as in `VAE.elbo`."""
         return self._elbo(self.events.checked(x), stateless_seed(seed))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _elbo(self, x, seed):
         return self._objective_without_noise(x, seed)
 

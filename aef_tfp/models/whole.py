@@ -16,6 +16,7 @@ from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weig
 from aef_tfp.models.laplace import Laplace, laplace_approximation
 from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
 from aef_tfp.models.pair import PairModel
+from aef_tfp.models.tracing import traced
 from aef_tfp.networks import with_flat_batch
 
 __all__ = ["WholeEventModel"]
@@ -240,7 +241,7 @@ class WholeEventModel(PairModel):
             num_samples,
         )
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _marginal_log_prob(self, x, num_samples, seed):
         """`marginal_log_prob` as one graph: encoder proposal, K a tensor.
 
@@ -260,18 +261,18 @@ class WholeEventModel(PairModel):
         log_sum = tf.reduce_logsumexp(log_weights, axis=0)
         return log_sum - tf.math.log(tf.cast(num_samples, y.dtype)) + log_det
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _preprocessed(self, x, seed):
         return self._preprocess(self.dequantize(x, seed))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _encoder_proposal(self, y: tf.Tensor) -> EncoderProposal:
         return self._propose(y)
 
     def _propose(self, y):
         return EncoderProposal(self._proposal_loc(y), self.encoder(y))
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _log_weights(self, y, scale, proposal, seeds):
         """Log importance weights `[samples, batch]`, one sample per seed."""
         noise = tf.map_fn(
@@ -300,7 +301,7 @@ class WholeEventModel(PairModel):
         log_normal = self._standard_normal(self.latent_dim).log_prob(noise)
         return log_normal - self.latent_dim * tf.math.log(scale)
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def _laplace(self, y: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor) -> Laplace:
         # From the best of a few draws of the encoder, and what it says without noise: a
         # posterior over few latents can have several modes.
