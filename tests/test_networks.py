@@ -158,33 +158,20 @@ def test_small_networks_have_the_papers_sizes():
     assert decoder.count_params() == linear + (16 * 128 * 64 + 64) + (16 * 64 + 1)
 
 
-def doubled_by_keras(layer, x):
-    return keras.layers.Conv2DTranspose.call(layer, x)
+def derivatives(call, x, weights):
+    """Values, and first and second derivatives of sums over them."""
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = call(x)
+            total = tf.reduce_sum(tf.sin(y))
+        first = tape.gradient(total, [x, *weights])
+        loss = sum(tf.reduce_sum(tf.cos(part)) for part in first)
+    return y, first, outer.gradient(loss, [x, *weights])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_transposed_convolution_is_that_of_keras(jit_compile, rng, monkeypatch):
-    options = {"padding": "same", "activation": "tanh", "dtype": "float64"}
-    layer = networks.Conv2DTranspose(16, 4, strides=2, **options)
-    x = tf.constant(rng.normal(size=(3, 5, 4, 7)))
-    layer.build(x.shape)
-    perturb(layer, rng)
-
-    def derivatives(call):
-        with tf.GradientTape(persistent=True) as outer:
-            outer.watch(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = call(x)
-                total = tf.reduce_sum(tf.sin(y))
-            first = tape.gradient(total, [x, *layer.trainable_weights])
-            loss = sum(tf.reduce_sum(tf.cos(part)) for part in first)
-        return y, first, outer.gradient(loss, [x, *layer.trainable_weights])
-
-    expected = derivatives(lambda x: doubled_by_keras(layer, x))
-    # Keras's own way is not there to fall back on.
-    monkeypatch.setattr(keras.layers.Conv2DTranspose, "call", None)
-    got = tf.function(lambda: derivatives(layer), jit_compile=jit_compile)()
+def assert_same(got, expected):
     tf.nest.map_structure(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
         got,
@@ -192,21 +179,70 @@ def test_the_transposed_convolution_is_that_of_keras(jit_compile, rng, monkeypat
     )
 
 
+def by_keras(layer, x):
+    return type(layer).__mro__[1].call(layer, x)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("channels", [2, 16])
+@pytest.mark.parametrize("size", [(2, 3), (4, 4), (5, 2)])
+@pytest.mark.parametrize("kind", ["Conv2D", "Conv2DTranspose"])
+def test_convolutions_arranged_for_xla_are_those_of_keras(
+    kind, size, channels, jit_compile, rng, monkeypatch
+):
+    options = {"strides": 2, "padding": "same", "activation": "tanh"}
+    large, small = (3, 6, 8, channels), (3, 3, 4, 7)
+    filters = 7 if kind == "Conv2D" else channels
+    layer = getattr(networks, kind)(filters, size, dtype="float64", **options)
+    x = tf.constant(rng.normal(size=large if kind == "Conv2D" else small))
+    layer.build(x.shape)
+    perturb(layer, rng)
+    weights = layer.trainable_weights
+    expected = derivatives(lambda x: by_keras(layer, x), x, weights)
+    # Keras's own way is not there to fall back on.
+    monkeypatch.setattr(type(layer).__mro__[1], "call", None)
+
+    @tf.function(jit_compile=jit_compile)
+    def arranged():
+        with networks.arranging_for_xla():
+            return derivatives(layer, x, weights)
+
+    assert_same(arranged(), expected)
+
+
+def test_large_transposed_kernels_take_the_faster_way_everywhere(rng, monkeypatch):
+    layer = networks.Conv2DTranspose(16, 4, strides=2, padding="same", dtype="float64")
+    x = tf.constant(rng.normal(size=(2, 3, 4, 5)))
+    layer.build(x.shape)
+    expected = by_keras(layer, x)
+    monkeypatch.setattr(keras.layers.Conv2DTranspose, "call", None)
+    sides_unknown = tf.function(layer, [tf.TensorSpec([None, None, None, 5], x.dtype)])
+    np.testing.assert_allclose(sides_unknown(x), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize(
-    "other",
+    ("kind", "other"),
     [
-        {"kernel_size": 3},
-        {"strides": 3},
-        {"padding": "valid"},
-        {"output_padding": 1},
+        ("Conv2DTranspose", {"kernel_size": 1}),
+        ("Conv2DTranspose", {"strides": 3}),
+        ("Conv2DTranspose", {"padding": "valid"}),
+        ("Conv2DTranspose", {"output_padding": 1}),
+        ("Conv2D", {"kernel_size": 1}),
+        ("Conv2D", {"strides": 1}),
+        ("Conv2D", {"padding": "valid"}),
+        ("Conv2D", {"groups": 2}),
+        ("Conv2D", {}),
     ],
 )
-def test_other_transposed_convolutions_are_left_to_keras(other, rng):
-    shape = {"filters": 16, "kernel_size": 4, "strides": 2, "padding": "same"}
-    layer = networks.Conv2DTranspose(**{**shape, **other}, dtype="float64")
-    x = tf.constant(rng.normal(size=(2, 5, 4, 3)))
-    np.testing.assert_allclose(layer(x), doubled_by_keras(layer, x), atol=1e-12)
-    assert layer.compute_output_shape(x.shape) == layer(x).shape
+def test_other_convolutions_are_left_to_keras(kind, other, rng):
+    options = {"filters": 16, "kernel_size": 4, "strides": 2, "padding": "same"}
+    layer = getattr(networks, kind)(**{**options, **other}, dtype="float64")
+    # An odd side cannot be halved.
+    x = tf.constant(rng.normal(size=(2, 4 if other else 5, 4, 2)))
+    with networks.arranging_for_xla():
+        y = layer(x)
+    np.testing.assert_allclose(y, by_keras(layer, x), atol=1e-12)
+    assert layer.compute_output_shape(x.shape) == y.shape
 
 
 def affine_layers(dtype="float64"):
@@ -247,32 +283,18 @@ def test_affine_layers_see_few_points(
     perturb(model, rng)
     x = tf.constant(rng.normal(size=(count, 3)))
 
-    def derivatives(call, x):
-        with tf.GradientTape(persistent=True) as outer:
-            outer.watch(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = call(x)
-                total = tf.reduce_sum(tf.sin(y))
-            first = tape.gradient(total, [x, *model.trainable_weights])
-            loss = sum(tf.reduce_sum(tf.cos(part)) for part in first)
-        return y, first, outer.gradient(loss, [x, *model.trainable_weights])
-
-    expected = derivatives(lambda x: in_turn(model, x), x)
+    weights = model.trainable_weights
+    expected = derivatives(lambda x: in_turn(model, x), x, weights)
     seen = rows_seen(model, monkeypatch)
     signature = [tf.TensorSpec([count if known else None, 3], x.dtype)]
 
     @tf.function(input_signature=signature, jit_compile=jit_compile)
     def compiled(x):
-        return derivatives(model, x), seen[0]
+        return derivatives(model, x, weights), seen[0]
 
     got, rows_used = compiled(x)
     assert rows_used == rows
-    tf.nest.map_structure(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
-        got,
-        expected,
-    )
+    assert_same(got, expected)
 
 
 def test_affine_layers_in_half_precision_go_the_usual_way(rng, monkeypatch):

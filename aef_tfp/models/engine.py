@@ -20,7 +20,7 @@ from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.memory import keep_freed_memory
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
 from aef_tfp.models.tracing import traced
-from aef_tfp.networks import rematerializing
+from aef_tfp.networks import arranging_for_xla, rematerializing
 
 __all__ = ["LikelihoodTrainer"]
 
@@ -269,7 +269,12 @@ class LikelihoodTrainer(keras.Model):
             return step
         if not tf.config.list_physical_devices("GPU"):
             keep_freed_memory()
-        return traced(step, jit_compile=True)
+
+        def arranged(*args):
+            with arranging_for_xla():
+                return step(*args)
+
+        return traced(arranged, jit_compile=True)
 
     def _single_replica_step(self):
         def step(data):

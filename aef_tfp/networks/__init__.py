@@ -33,19 +33,21 @@ from aef_tfp.networks.residual import (
     residual_encoder,
     residual_stages,
 )
-from aef_tfp.networks.transposed import Conv2DTranspose
+from aef_tfp.networks.strided import Conv2D, Conv2DTranspose, arranging_for_xla
 
 __all__ = [
     "DECODER_SCALES",
     "MADE",
     "AffineSequential",
     "BottleneckBlock",
+    "Conv2D",
     "Conv2DTranspose",
     "GaussianDecoder",
     "GaussianEncoder",
     "MaskedDense",
     "PointEncoder",
     "Stage",
+    "arranging_for_xla",
     "compiling_recursions",
     "conv_decoder",
     "conv_encoder",

@@ -9,7 +9,7 @@ import numpy as np
 from aef_tfp.networks.affine import AffineSequential
 from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.residual import residual_decoder, residual_encoder
-from aef_tfp.networks.transposed import Conv2DTranspose
+from aef_tfp.networks.strided import Conv2D, Conv2DTranspose
 
 __all__ = [
     "conv_decoder",
@@ -42,8 +42,8 @@ def conv_encoder(event_shape: Sequence[int], dtype: Any = None) -> keras.Model:
     return keras.Sequential(
         [
             _input((height, width, channels), dtype),
-            keras.layers.Conv2D(64, 3, strides=2, **options),
-            keras.layers.Conv2D(128, 3, strides=2, **options),
+            Conv2D(64, 3, strides=2, **options),
+            Conv2D(128, 3, strides=2, **options),
             keras.layers.Flatten(dtype=dtype),
         ],
         name="conv_encoder",
