@@ -262,12 +262,15 @@ def plot(results: dict[str, dict[str, list]], path: Path) -> None:
     colors = {"PyTorch": "tab:orange", "compiled": "tab:red", "TFP": "tab:purple"}
     figure, axes = plt.subplots(figsize=(9, 0.32 * len(bars) + 1), layout="constrained")
     for i, (_, label, ratio) in enumerate(bars):
-        axes.barh(i, ratio, color=colors[label])
-        axes.text(ratio * 1.03, i, f"{ratio:.1f}", va="center", fontsize=8)
+        axes.barh(i, ratio - 1.0, left=1.0, color=colors[label])
+        outwards = {"ha": "left"} if ratio >= 1.0 else {"ha": "right"}
+        place = ratio * 1.03 if ratio >= 1.0 else ratio / 1.03
+        axes.text(place, i, f"{ratio:.1f}", va="center", fontsize=8, **outwards)
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(right=1.6 * max(ratio for *_, ratio in bars))
+    ratios = [ratio for *_, ratio in bars]
+    axes.set_xlim(min(0.6, 0.6 * min(ratios)), 1.6 * max(ratios))
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xlabel("time of the other / time of aef_tfp (logarithmic)")
     shown = {label for _, label, _ in bars}
