@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from calculus import fresh, perturb
 
 from aef_tfp import bijectors, networks
+from aef_tfp.models.laplace import forward_jacobian
 from aef_tfp.networks import MADE, GaussianDecoder, GaussianEncoder
 
 tfb = tfp.bijectors
@@ -295,6 +296,22 @@ def test_affine_layers_see_few_points(
     got, rows_used = compiled(x)
     assert rows_used == rows
     assert_same(got, expected)
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_affine_layers_have_jacobians_in_batches_of_unknown_size(count, rng):
+    model = affine_layers()
+    perturb(model, rng)
+    x = tf.constant(rng.normal(size=(count, 3)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], x.dtype)])
+    def jacobian(x):
+        return forward_jacobian(lambda z: tf.reshape(model(z), [-1, 64]), x)
+
+    slopes = in_turn(model, tf.eye(3, dtype=x.dtype)) - in_turn(model, tf.zeros([1, 3]))
+    expected = tf.transpose(tf.reshape(slopes, [3, 64]))
+    for got in jacobian(x):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_affine_layers_in_half_precision_go_the_usual_way(rng, monkeypatch):

@@ -123,6 +123,7 @@ class AffineSequential(keras.Sequential):
 def _combined(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Sums values `[m, *event]` by weights `[n, m]` to `[n, *event]`."""
     event_shape = values.shape[1:]
-    flat = tf.reshape(values, [-1, math.prod(event_shape)])
-    sums = tf.linalg.matmul(tf.cast(weights, flat.dtype), flat)
-    return tf.reshape(sums, [-1, *event_shape])
+    flat = tf.reshape(values, [tf.shape(values)[0], math.prod(event_shape)])
+    # Not a matmul, which vectorized maps make a wrong shape of where it sums nothing.
+    sums = tf.einsum("nm,me->ne", tf.cast(weights, flat.dtype), flat)
+    return tf.reshape(sums, [tf.shape(weights)[0], *event_shape])
