@@ -13,6 +13,8 @@ imported when they are first used: TensorFlow takes seconds to start, and
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aef_tfp.memory import use_memory_pool
+
 if TYPE_CHECKING:
     from aef_tfp.models import (
         IWAE,
@@ -43,6 +45,9 @@ _SUBMODULES = (
     "terminal",
     "training",
 )
+
+# Here, since it comes before TensorFlow starts or not at all.
+use_memory_pool()
 
 
 def __getattr__(name: str) -> Any:

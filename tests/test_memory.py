@@ -1,6 +1,7 @@
-"""Freed memory stays with the process where training is compiled for the CPU."""
+"""Freed memory stays with the process."""
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
@@ -9,10 +10,63 @@ import pytest
 import tensorflow as tf
 from test_training_engine import tiny
 
-from aef_tfp.models import engine, memory
-from aef_tfp.models.memory import keep_freed_memory
+from aef_tfp import memory
+from aef_tfp.memory import keep_freed_memory, use_memory_pool
+from aef_tfp.models import engine
 
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+POOL, POOL_LIMIT = "TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LIMIT_IN_MB"
+
+# As in a notebook, where TensorFlow is there before; 256 MiB, above what malloc keeps.
+NEW_PAGES_OF_THE_SECOND_TENSOR = """
+import resource
+import tensorflow as tf
+import keras
+import aef_tfp
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tf.ones([2**26])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run_alone(program, *arguments):
+    """The number that a program prints, in a process of its own."""
+    command = [sys.executable, "-c", program, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(finished.stdout)
+
+
+def test_a_large_tensor_gets_the_pages_of_the_one_before(monkeypatch):
+    monkeypatch.delenv(POOL, raising=False)
+    monkeypatch.delenv(POOL_LIMIT, raising=False)
+    assert run_alone(NEW_PAGES_OF_THE_SECOND_TENSOR) < 6_000  # of 65,536
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "limit"), [(24, "65536"), (1024, "1048576"), (None, "65536")]
+)
+def test_the_pool_may_grow_to_the_memory(gibibytes, limit, monkeypatch):
+    monkeypatch.delenv(POOL, raising=False)
+    monkeypatch.delenv(POOL_LIMIT, raising=False)
+
+    def sysconf(name):
+        if gibibytes is None:
+            raise ValueError("unrecognized configuration name")
+        return {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": gibibytes * 2**18}[name]
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    use_memory_pool()
+    assert (os.environ[POOL], os.environ[POOL_LIMIT]) == ("true", limit)
+
+
+def test_the_users_pool_stays(monkeypatch):
+    monkeypatch.setenv(POOL, "false")
+    monkeypatch.setenv(POOL_LIMIT, "100")
+    use_memory_pool()
+    assert (os.environ[POOL], os.environ[POOL_LIMIT]) == ("false", "100")
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +93,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
 def test_the_second_request_gets_the_pages_of_the_first():
-    command = [sys.executable, "-c", NEW_PAGES_OF_THE_SECOND_REQUEST, memory.__file__]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(finished.stdout) < 100  # of 12,288
+    pages = run_alone(NEW_PAGES_OF_THE_SECOND_REQUEST, memory.__file__)
+    assert pages < 100  # of 12,288
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -1,5 +1,7 @@
 """MADE, encoders, decoders and Gaussian heads."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from calculus import fresh, perturb
 from aef_tfp import bijectors, networks
 from aef_tfp.models.laplace import forward_jacobian
 from aef_tfp.networks import MADE, GaussianDecoder, GaussianEncoder
+from aef_tfp.networks.activations import gelu
 
 tfb = tfp.bijectors
 
@@ -184,14 +187,24 @@ def by_keras(layer, x):
     return type(layer).__mro__[1].call(layer, x)
 
 
+SIZES = [(2, 3), (4, 4), (5, 2)]
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("channels", [2, 16])
-@pytest.mark.parametrize("size", [(2, 3), (4, 4), (5, 2)])
-@pytest.mark.parametrize("kind", ["Conv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize(
+    ("kind", "size", "strides"),
+    [
+        *itertools.product(
+            ["Conv2D", "Conv2DTranspose"], [(2, 3), (4, 4), (5, 2)], [2]
+        ),
+        ("Conv2D", 1, 1),
+    ],
+)
 def test_convolutions_arranged_for_xla_are_those_of_keras(
-    kind, size, channels, jit_compile, rng, monkeypatch
+    kind, size, strides, channels, jit_compile, rng, monkeypatch
 ):
-    options = {"strides": 2, "padding": "same", "activation": "tanh"}
+    options = {"strides": strides, "padding": "same", "activation": "tanh"}
     large, small = (3, 6, 8, channels), (3, 3, 4, 7)
     filters = 7 if kind == "Conv2D" else channels
     layer = getattr(networks, kind)(filters, size, dtype="float64", **options)
@@ -209,6 +222,17 @@ def test_convolutions_arranged_for_xla_are_those_of_keras(
             return derivatives(layer, x, weights)
 
     assert_same(arranged(), expected)
+
+
+def test_gelu_is_its_definition(rng):
+    x = tf.constant([*rng.normal(scale=3, size=20), 0, -40, 40])
+    # Keras's own has a constant of float32 in float64, too.
+    np.testing.assert_allclose(
+        gelu(x), keras.activations.gelu(x, approximate=False), atol=1e-7
+    )
+    normal = tfp.distributions.Normal(tf.constant(0.0, x.dtype), 1.0)
+    expected = derivatives(lambda x: x * normal.cdf(x), x, [])
+    assert_same(derivatives(gelu, x, []), expected)
 
 
 def test_large_transposed_kernels_take_the_faster_way_everywhere(rng, monkeypatch):

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.memory import keep_freed_memory
 from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.clipping import clip, without_clipping
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
-from aef_tfp.models.memory import keep_freed_memory
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.networks import arranging_for_xla, rematerializing

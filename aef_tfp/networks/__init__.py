@@ -16,6 +16,7 @@ from aef_tfp.networks.batching import (
     passes,
     with_flat_batch,
 )
+from aef_tfp.networks.convolutions import Conv2D, Conv2DTranspose, arranging_for_xla
 from aef_tfp.networks.gaussian import (
     DECODER_SCALES,
     GaussianDecoder,
@@ -33,7 +34,6 @@ from aef_tfp.networks.residual import (
     residual_encoder,
     residual_stages,
 )
-from aef_tfp.networks.strided import Conv2D, Conv2DTranspose, arranging_for_xla
 
 __all__ = [
     "DECODER_SCALES",

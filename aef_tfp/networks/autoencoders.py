@@ -8,8 +8,8 @@ import numpy as np
 
 from aef_tfp.networks.affine import AffineSequential
 from aef_tfp.networks.batching import density_dtype
+from aef_tfp.networks.convolutions import Conv2D, Conv2DTranspose
 from aef_tfp.networks.residual import residual_decoder, residual_encoder
-from aef_tfp.networks.strided import Conv2D, Conv2DTranspose
 
 __all__ = [
     "conv_decoder",

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from aef_tfp.networks.activations import gelu
 from aef_tfp.networks.batching import density_dtype
+from aef_tfp.networks.convolutions import Conv2D
 from aef_tfp.networks.gaussian import positive_scale
 from aef_tfp.networks.rematerialization import recomputed
 
@@ -104,7 +106,7 @@ class BottleneckBlock(keras.layers.Layer):
         self.residual = residual
 
         def convolution(channels, kernel_size, name, scale=1.0):
-            return keras.layers.Conv2D(
+            return Conv2D(
                 channels,
                 kernel_size,
                 padding="same",
@@ -133,7 +135,7 @@ class BottleneckBlock(keras.layers.Layer):
 
     def _inner(self, y):
         for layer in self.convolutions:
-            y = layer(keras.activations.gelu(y, approximate=False))
+            y = layer(gelu(y))
         return y
 
     def compute_output_shape(self, input_shape):
@@ -274,9 +276,7 @@ def residual_decoder(
             x = block(stage.side)(x)
     x = ChannelAffine(name="affine", dtype=dtype)(x)
     # In the density's dtype: half precision has too few digits for a location.
-    x = layers.Conv2D(
-        channels * num_outputs, 1, name="last", dtype=density_dtype(dtype)
-    )(x)
+    x = Conv2D(channels * num_outputs, 1, name="last", dtype=density_dtype(dtype))(x)
     return keras.Model(inputs, x, name="residual_decoder")
 
 

@@ -1,4 +1,4 @@
-"""Convolutions that halve an image, and their transposes, in less time on a CPU."""
+"""Keras's convolutions and transposed ones, in less time on a CPU."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,12 +31,16 @@ def arranging_for_xla(is_on: bool = True) -> AbstractContextManager[None]:
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
 class Conv2D(keras.layers.Conv2D):
-    """Keras's layer, faster in compiled steps on a CPU where it halves an image.
+    """Keras's layer, faster in compiled steps on a CPU.
 
-    Within `arranging_for_xla`, with strides of 2 and padding "same" on sides of even
-    length, its derivative by the image goes the way of `Conv2DTranspose`, and an image
-    of few channels is convolved by a product with its patches. Everything else is left
-    to Keras, and the arguments are those of Keras's layer.
+    Within `arranging_for_xla`:
+
+    - A kernel of 1 x 1 with strides of 1 is a matrix product, and so are its gradients.
+    - With strides of 2 and padding "same" on sides of even length, the derivative by
+      the image goes the way of `Conv2DTranspose`, and an image of few channels is
+      convolved by a product with its patches.
+
+    Everything else is left to Keras, and the arguments are those of Keras's layer.
 
     Example:
         >>> layer = Conv2D(64, 3, strides=2, padding="same")
@@ -45,12 +49,16 @@ class Conv2D(keras.layers.Conv2D):
     """
 
     def call(self, inputs):
-        """Maps `[batch, height, width, channels]` to half the height and width."""
-        sides_are_even = all(side and side % 2 == 0 for side in inputs.shape[1:3])
-        can_halve = _strides_by_2(self) and self.groups == 1 and sides_are_even
-        if not (_FOR_XLA and can_halve):
+        """Maps `[batch, height, width, channels]` to the shape that Keras's would."""
+        if not (_FOR_XLA and self.groups == 1):
             return super().call(inputs)
-        return _finished(self, _halved(inputs, tf.convert_to_tensor(self.kernel)))
+        kernel = tf.convert_to_tensor(self.kernel)
+        sides_are_even = all(side and side % 2 == 0 for side in inputs.shape[1:3])
+        if _is_pointwise(self):
+            return _finished(self, _product(inputs, kernel))
+        if _strides_by_2(self) and sides_are_even:
+            return _finished(self, _halved(inputs, kernel))
+        return super().call(inputs)
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
@@ -85,12 +93,22 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         return _finished(self, _doubled(inputs, tf.convert_to_tensor(self.kernel)))
 
 
+def _is_pointwise(layer) -> bool:
+    return layer.kernel_size == layer.strides == (1, 1) and _can_be_arranged(layer)
+
+
 def _strides_by_2(layer) -> bool:
     return (
         min(layer.kernel_size) >= 2
         and layer.strides == (2, 2)
         and layer.padding == "same"
-        and layer.dilation_rate == (1, 1)
+        and _can_be_arranged(layer)
+    )
+
+
+def _can_be_arranged(layer) -> bool:
+    return (
+        layer.dilation_rate == (1, 1)
         and layer.data_format == "channels_last"
         and not tf.config.list_logical_devices("GPU")
     )
@@ -100,6 +118,12 @@ def _finished(layer, outputs: tf.Tensor) -> tf.Tensor:
     if layer.use_bias:
         outputs += tf.convert_to_tensor(layer.bias)
     return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def _product(images, kernel):
+    """The convolution by a kernel of 1 x 1."""
+    outputs = tf.linalg.matmul(_as_matrix(images), _as_matrix(kernel))
+    return tf.reshape(outputs, [-1, *_sides(images), kernel.shape[3]])
 
 
 # Each is the other's derivative, so that derivatives of any order take the same ways.
