@@ -14,6 +14,7 @@ from settings import (
     NUM_IMPORTANCE,
     NUM_SAMPLES,
     PIPELINE_BATCHES,
+    PRODUCT_SIZE,
     SETTINGS,
     STEPS,
     random_images,
@@ -123,10 +124,9 @@ def pipeline(name):
 
 
 def products():
-    size = 2048
-    left, right = (tf.random.uniform([size, size]) for _ in range(2))
+    left, right = (tf.random.uniform([PRODUCT_SIZE] * 2) for _ in range(2))
     product = tf.function(lambda: tf.matmul(left, right))
-    return Case(lambda: product().numpy(), facts={"operations": 2 * size**3})
+    return Case(lambda: product().numpy())
 
 
 def loop(name):

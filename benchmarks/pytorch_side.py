@@ -12,6 +12,7 @@ from settings import (
     NUM_IMPORTANCE,
     NUM_SAMPLES,
     PIPELINE_BATCHES,
+    PRODUCT_SIZE,
     SETTINGS,
     STEPS,
     random_images,
@@ -106,9 +107,8 @@ def pipeline(name):
 
 
 def products():
-    size = 2048
-    left, right = torch.rand(size, size), torch.rand(size, size)
-    return Case(lambda: left @ right, facts={"operations": 2 * size**3})
+    left, right = (torch.rand(PRODUCT_SIZE, PRODUCT_SIZE) for _ in range(2))
+    return Case(lambda: left @ right)
 
 
 KINDS = {

@@ -11,6 +11,8 @@ __all__ = [
     "NUM_IMPORTANCE",
     "NUM_SAMPLES",
     "PIPELINE_BATCHES",
+    "PRODUCT_OPERATIONS",
+    "PRODUCT_SIZE",
     "SETTINGS",
     "STEPS",
     "Setting",
@@ -21,6 +23,10 @@ CLIP_NORM = 200.0
 
 # Steps per timed call: the trainer's own default of `steps_per_execution`.
 STEPS = 10
+
+# The matrix product whose rate is the machine's limit.
+PRODUCT_SIZE = 2048
+PRODUCT_OPERATIONS = 2 * PRODUCT_SIZE**3
 
 NUM_SAMPLES = 256
 EVALUATED, NUM_IMPORTANCE = 500, 128

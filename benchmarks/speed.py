@@ -22,7 +22,14 @@ from pathlib import Path
 
 import numpy as np
 from arithmetic import step_operations
-from settings import EVALUATED, NUM_IMPORTANCE, NUM_SAMPLES, SETTINGS
+from settings import (
+    EVALUATED,
+    NUM_IMPORTANCE,
+    NUM_SAMPLES,
+    PRODUCT_OPERATIONS,
+    PRODUCT_SIZE,
+    SETTINGS,
+)
 from worker import Worker
 
 SIDES = {"aef_tfp": "aef_side.py", "PyTorch": "pytorch_side.py"}
@@ -54,6 +61,7 @@ class Comparison:
         title: What is done.
         contenders: Who does it.
         operations: What it takes, for the share of the machine's rate; 0 if unknown.
+            Then the contenders must include those of `_products()`.
         rounds: Turns of each contender.
         repeats: Timed calls in a turn.
     """
@@ -88,6 +96,7 @@ def comparisons() -> list[Comparison]:
                     Contender("aef_tfp", "aef_tfp", f"train {name}"),
                     Contender("PyTorch", "PyTorch", f"train {name}"),
                     Contender("compiled", "PyTorch", f"train compiled {name}"),
+                    *_products(),
                 ),
                 step_operations(setting),
                 **(_LONG if setting.networks == "residual" else {}),
@@ -128,6 +137,11 @@ def _both(case: str) -> tuple[Contender, ...]:
     return tuple(Contender(side, side, case) for side in SIDES)
 
 
+def _products() -> tuple[Contender, ...]:
+    """The machine's rate in the same turns: its speed varies from row to row."""
+    return tuple(Contender(f"product by {side}", side, "products") for side in SIDES)
+
+
 def measure(comparison: Comparison, workers: dict[str, Worker]) -> dict[str, list]:
     """Returns the milliseconds per unit of each contender, in turn measured."""
     facts = {
@@ -147,16 +161,14 @@ def measure(comparison: Comparison, workers: dict[str, Worker]) -> dict[str, lis
     return times
 
 
-def product_rate(workers: dict[str, Worker], rounds: int = 5) -> float:
-    """Operations per second of a large matrix product, the better library's median."""
-    rates: dict[str, list[float]] = {side: [] for side in workers}
-    operations = 0
-    for worker in workers.values():
-        operations = worker.prepare("products")["operations"]
-    for _ in range(rounds):
-        for side, worker in workers.items():
-            rates[side] += [operations / t for t in worker.measure("products", 5)]
-    return float(max(np.median(values) for values in rates.values()))
+def product_rate(times: dict[str, list]) -> float | None:
+    """Operations per second of a large matrix product, the better library's median.
+
+    Args:
+        times: Milliseconds, among them those of `_products()`; None without them.
+    """
+    medians = [np.median(v) for k, v in times.items() if k.startswith("product by")]
+    return PRODUCT_OPERATIONS / min(medians) * 1e3 if medians else None
 
 
 def first_steps(repeats: int = 3) -> dict[str, list[float]]:
@@ -175,9 +187,7 @@ def first_steps(repeats: int = 3) -> dict[str, list[float]]:
     return times
 
 
-def tables(
-    results: dict[str, dict[str, list]], operations: dict[str, int], rate: float
-) -> str:
+def tables(results: dict[str, dict[str, list]], operations: dict[str, int]) -> str:
     """The results as Markdown: beside the peers, and what a part adds to a whole."""
     peers = [
         "| | aef_tfp | PyTorch | compiled PyTorch | TFP's bijector | ratio | share |",
@@ -189,7 +199,7 @@ def tables(
         others = {
             label: spread(values)
             for label, values in times.items()
-            if label != "aef_tfp"
+            if label != "aef_tfp" and not label.startswith("product by")
         }
         ratios = [f"{np.median(times[label]) / own:.3g}" for label in others]
         if "without" in others:
@@ -197,13 +207,13 @@ def tables(
             cells = [title, spread(times["aef_tfp"]), others["without"], f"{ratio:.3f}"]
             parts.append(f"| {' | '.join(cells)} |")
             continue
-        share = operations.get(title)
+        needed, rate = operations.get(title), product_rate(times)
         cells = [
             title,
             spread(times["aef_tfp"]),
             *(others.get(label, "") for label in ("PyTorch", "compiled", "TFP")),
             " / ".join(ratios),
-            f"{share / rate / own * 1e3:.0%}" if share else "",
+            f"{needed / rate / own * 1e3:.0%}" if needed and rate else "",
         ]
         peers.append(f"| {' | '.join(cells)} |")
     return "\n\n".join("\n".join(lines) for lines in (peers, parts))
@@ -227,14 +237,21 @@ def spread(milliseconds: list) -> str:
     return f"{middle} ({least} to {most})"
 
 
-def machine(rate: float) -> str:
+def machine(results: dict[str, dict[str, list]]) -> str:
     """One paragraph: what it ran on."""
+    rates = [rate / 1e9 for rate in map(product_rate, results.values()) if rate]
     names = ("tensorflow", "keras", "tensorflow-probability", "torch", "nflows")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    return (
+    text = (
         f"{os.cpu_count()} CPU cores ({_processor()}), no GPU; Python "
-        f"{platform.python_version()}, {versions}. A product of two 2048 x 2048 "
-        f"matrices in float32 runs at {rate / 1e9:.0f} GFLOP/s."
+        f"{platform.python_version()}, {versions}."
+    )
+    if not rates:
+        return text
+    return (
+        f"{text} A product of two {PRODUCT_SIZE} x {PRODUCT_SIZE} matrices in "
+        f"float32 ran at {min(rates):.0f} to {max(rates):.0f} GFLOP/s beside the "
+        "training steps."
     )
 
 
@@ -295,8 +312,6 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     wanted = re.compile(arguments.only or "")
     workers = {side: Worker(script) for side, script in SIDES.items()}
-    rate = product_rate(workers)
-    print(machine(rate), flush=True)
     results, operations = {}, {}
     for comparison in comparisons():
         if wanted.search(comparison.title):
@@ -311,7 +326,7 @@ def main(argv=None) -> int:
     if wanted.search(title):
         results[title] = first_steps()
         print(title, {k: spread(v) for k, v in results[title].items()}, flush=True)
-    text = f"{machine(rate)}\n\n{tables(results, operations, rate)}\n"
+    text = f"{machine(results)}\n\n{tables(results, operations)}\n"
     print(f"\n{text}")
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)

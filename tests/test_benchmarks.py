@@ -23,12 +23,21 @@ def benchmark(monkeypatch):
 def test_the_table_has_ratios_and_the_share_of_the_rate(benchmark):
     speed = benchmark("speed")
     results = {
-        "step": {"aef_tfp": [40, 50, 60], "PyTorch": [99, 100], "compiled": [75]},
+        "step": {
+            "aef_tfp": [40, 50, 60],
+            "PyTorch": [99, 100],
+            "compiled": [75],
+            # 2 * 2048**3 operations, and the better library counts.
+            "product by aef_tfp": [300, 500, 300],
+            "product by PyTorch": [200, 100, 900],
+        },
         "fit": {"aef_tfp": [51.0], "without": [50.0]},
     }
-    peers, parts = speed.tables(results, {"step": 10**9}, rate=4e10).split("\n\n")
+    # As many as a product does in an eighth of its 200 ms.
+    peers, parts = speed.tables(results, {"step": 2**34 // 8}).split("\n\n")
+    assert "ran at 86 to 86 GFLOP/s" in speed.machine(results)
+    assert "GFLOP/s" not in speed.machine({"fit": results["fit"]})
     row = [cell.strip() for cell in peers.splitlines()[-1].split("|")[1:-1]]
-    # 1e9 operations take 25 ms at that rate.
     assert row == [
         "step",
         "50 (40 to 60)",

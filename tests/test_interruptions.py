@@ -181,6 +181,41 @@ def full_disk(num_bytes=20_000):
         signal.signal(signal.SIGXFSZ, handler)
 
 
+def all_values(model):
+    model.optimizer.build(model.trainable_variables)
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+
+
+def test_a_checkpoint_from_a_saved_model_has_what_the_model_has(tmp_path, monkeypatch):
+    model = tiny()
+    model.adapt(FLOATS)
+    model.fit(FLOATS, batch_size=64, verbose=0)  # moments of the optimizer, too
+    best = tmp_path / "best.keras"
+    model.save(best)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    # They are taken from there, not written anew.
+    monkeypatch.setattr(model, "save_weights", None)
+    store.write(model, 7, {"note": 1}, saved=best)
+    other = tiny()
+    assert store.read(other) == (7, {"note": 1})
+    for value, expected in zip(all_values(other), all_values(model), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_the_best_model_is_not_written_twice(tmp_path):
+    model = tiny()
+    model.adapt(FLOATS)
+    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1, monitor="loss")
+    checkpoints.set_model(model)
+    sources = []
+    write = checkpoints.store.write
+    checkpoints.store.write = lambda *args: sources.append(args[-1]) or write(*args)
+    for epoch, loss in enumerate([3.0, 1.0, 2.0]):
+        checkpoints.on_epoch_begin(epoch)
+        checkpoints.on_epoch_end(epoch, {"loss": loss})
+    assert sources == [tmp_path / "best.keras", tmp_path / "best.keras", None]
+
+
 def test_a_full_disk_leaves_the_former_checkpoint(tmp_path):
     model = tiny()
     store = CheckpointStore(tmp_path / "checkpoints")

@@ -102,6 +102,9 @@ class Checkpoints(keras.callbacks.Callback):
 
         It writes none while training goes wrong (see the class).
         """
+        self._save()
+
+    def _save(self, saved: Path | None = None) -> None:
         goes_wrong = self._bad_validations > 0 or self.model.is_skipping
         if self._saved == self.iteration or goes_wrong:
             return
@@ -117,7 +120,7 @@ class Checkpoints(keras.callbacks.Callback):
             "first": _finite_or_none(self._first),
             "progress": progress,
         }
-        self.store.write(self.model, self.iteration, state)
+        self.store.write(self.model, self.iteration, state, saved)
 
     @property
     def saved_iteration(self) -> int:
@@ -160,12 +163,13 @@ class Checkpoints(keras.callbacks.Callback):
         self._bad_validations = 0 if is_finite else self._bad_validations + 1
         if is_finite and not math.isfinite(self._first):
             self._first = value
-        if is_finite and value < self.best:
+        is_best = is_finite and value < self.best
+        if is_best:
             self.best = value
             self.best_iteration = self.iteration
             if is_chief(self.model.distribute_strategy):
                 replace_file(self.best_path, self.model.save, size_in_bytes(self.model))
-        self.save()
+        self._save(self.best_path if is_best else None)
         self._check_divergence(value)
         if self._patience_ended(self.iteration):
             self.stopped_early = True
