@@ -129,7 +129,7 @@ def comparisons() -> list[Comparison]:
     )
     title = "Step in `fit` with its callbacks, d = 32; without them"
     # What is asked for is small beside how much the machine's own speed varies.
-    rows.append(Comparison(title, contenders, rounds=7, repeats=1))
+    rows.append(Comparison(title, contenders, rounds=5, repeats=1))
     return rows
 
 

@@ -280,6 +280,15 @@ def test_evaluation_sees_every_image_once_and_in_order(n, batch_size):
     assert batches.element_spec == tf.TensorSpec([None, 2, 2, 1], tf.uint8)
 
 
+def test_nothing_waits_for_a_tuner():
+    """Whose thread can sleep for a minute when its iterator is to go."""
+    for batches in (
+        data.training_batches(numbered(7), 3, seed=0),
+        data.evaluation_batches(numbered(7), 3),
+    ):
+        assert batches.options().autotune.enabled is False
+
+
 # Several workers.
 
 _WORKER = """

@@ -11,6 +11,9 @@ __all__ = ["evaluation_batches", "training_batches"]
 
 _INT64_MAX = np.iinfo(np.int64).max
 
+# Batches made ahead of the step that takes them.
+_PREFETCHED = 4
+
 
 def training_batches(
     images: np.ndarray,
@@ -161,7 +164,11 @@ def _finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    # There is nothing to tune: a step takes hundreds of times as long as its batch. And
+    # the tuner sleeps twice as long each time, up to a minute, without always hearing
+    # that its iterator is to go: the end of `fit` could take as long as all of it.
+    options.autotune.enabled = False
+    return dataset.prefetch(_PREFETCHED).with_options(options)
 
 
 def _check_images(images: np.ndarray) -> None:
