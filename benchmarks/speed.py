@@ -60,8 +60,8 @@ class Comparison:
     Args:
         title: What is done.
         contenders: Who does it.
-        operations: What it takes, for the share of the machine's rate; 0 if unknown.
-            Then the contenders must include those of `_products()`.
+        operations: What it takes, for the share of the machine's rate, which those of
+            `_products()` among the contenders measure; 0 if unknown.
         rounds: Turns of each contender.
         repeats: Timed calls in a turn.
     """

@@ -195,9 +195,7 @@ SIZES = [(2, 3), (4, 4), (5, 2)]
 @pytest.mark.parametrize(
     ("kind", "size", "strides"),
     [
-        *itertools.product(
-            ["Conv2D", "Conv2DTranspose"], [(2, 3), (4, 4), (5, 2)], [2]
-        ),
+        *itertools.product(["Conv2D", "Conv2DTranspose"], SIZES, [2]),
         ("Conv2D", 1, 1),
     ],
 )

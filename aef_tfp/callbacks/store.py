@@ -57,8 +57,8 @@ class CheckpointStore:
             model: A compiled model; its weights and its optimizer's state are written.
             iteration: Training steps done.
             state: What else a run needs to continue, as JSON takes it.
-            saved: A `.keras` file of the model as it is now, to take them from; that
-                takes a tenth of the time of writing them anew.
+            saved: A `.keras` file of the model as it is now, to take them from. Keras
+                goes through all attributes of a model to write them anew.
 
         Raises:
             CannotWrite: If it cannot be written; former checkpoints are intact.

@@ -53,9 +53,9 @@ class Conv2D(keras.layers.Conv2D):
         if not (_FOR_XLA and self.groups == 1):
             return super().call(inputs)
         kernel = tf.convert_to_tensor(self.kernel)
-        sides_are_even = all(side and side % 2 == 0 for side in inputs.shape[1:3])
         if _is_pointwise(self):
             return _finished(self, _product(inputs, kernel))
+        sides_are_even = all(side and side % 2 == 0 for side in inputs.shape[1:3])
         if _strides_by_2(self) and sides_are_even:
             return _finished(self, _halved(inputs, kernel))
         return super().call(inputs)
