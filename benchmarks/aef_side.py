@@ -4,6 +4,7 @@ import functools
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -27,6 +28,7 @@ from aef_tfp.terminal import import_quietly
 tf = import_quietly("tensorflow")
 training = import_quietly("aef_tfp.training")
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from tensorflow_probability import bijectors as tfb  # noqa: E402
 
@@ -143,6 +145,25 @@ def loop(name):
     return Case(run, FIT_STEPS)
 
 
+class StepClock(keras.callbacks.Callback):
+    """Adds up what passes inside the step function of a `fit`."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds += time.perf_counter() - self._start
+
+
+@functools.cache
+def step_clock(name):
+    """That of the last `fit`."""
+    return StepClock()
+
+
 def fit(name):
     """The same steps through `fit`, with what the trainer writes at each validation."""
     model, images, setting = built(name)
@@ -158,6 +179,8 @@ def fit(name):
             batches,
             steps_per_epoch=FIT_STEPS,
             callbacks=[
+                # The first to hear of a step's end, so what others do counts as theirs.
+                step_clock(name),
                 callbacks.History(path / "history.csv", iteration_of),
                 callbacks.Checkpoints(path, iteration_of, monitor="loss"),
                 callbacks.Scalars(path, images, setting.batch_size, iteration_of, 100),
@@ -171,6 +194,11 @@ def fit(name):
     return Case(run, FIT_STEPS)
 
 
+def steps_of_fit(name):
+    """No work of its own: how long the last `fit` was inside its steps."""
+    return Case(lambda: None, FIT_STEPS, seconds=lambda: step_clock(name).seconds)
+
+
 KINDS = {
     "train": train,
     "sample": sample,
@@ -179,6 +207,7 @@ KINDS = {
     "pipeline": pipeline,
     "loop": loop,
     "fit": fit,
+    "steps of fit": steps_of_fit,
 }
 CASES = {"products": products, **builders_of(KINDS, SETTINGS)}
 

@@ -31,12 +31,17 @@ def test_the_table_has_ratios_and_the_share_of_the_rate(benchmark):
             "product by aef_tfp": [300, 500, 300],
             "product by PyTorch": [200, 100, 900],
         },
-        "fit": {"aef_tfp": [51.0], "without": [50.0]},
+        "fit": {
+            # Ratios 1.2, 1.02, 1.013; those of the medians are 80 / 79 and 80 / 80.
+            "aef_tfp": [60, 100, 80],
+            "its steps": [50, 98, 79],
+            "steps alone": [80, 50, 100],
+        },
     }
     # As many as a product does in an eighth of its 200 ms.
-    peers, parts = speed.tables(results, {"step": 2**34 // 8}).split("\n\n")
-    assert "ran at 86 to 86 GFLOP/s" in speed.machine(results)
-    assert "GFLOP/s" not in speed.machine({"fit": results["fit"]})
+    peers, fits = speed.tables(results, {"step": 2**34 // 8}).split("\n\n")
+    assert "ran at 86 to 86 GFLOP/s" in speed.products(results)
+    assert not speed.products({"fit": results["fit"]})
     row = [cell.strip() for cell in peers.splitlines()[-1].split("|")[1:-1]]
     assert row == [
         "step",
@@ -47,7 +52,7 @@ def test_the_table_has_ratios_and_the_share_of_the_rate(benchmark):
         "1.99 / 1.5",
         "50%",
     ]
-    assert parts.splitlines()[-1].endswith("| 1.020 |")
+    assert fits.splitlines()[-1].endswith("| 1.020 / 0.800 |")
 
 
 def test_the_page_keeps_what_stands_around_the_marks(benchmark):
@@ -81,3 +86,11 @@ def test_the_operations_are_those_of_the_layers(benchmark):
     points = 33 * (32 * 7 * 7 * 128 + 7 * 7 * 128 * 16 * 64)
     expected = 6 * (128 * sum(uses.values()) + points)
     assert benchmark("arithmetic").step_operations(setting) == expected
+
+
+def test_a_case_may_say_what_counts_of_it(benchmark):
+    worker = benchmark("worker")
+    calls = []
+    case = worker.Case(lambda: calls.append(1), 4, seconds=lambda: 8.0 * len(calls))
+    assert worker._seconds(case) == 2.0
+    assert worker._seconds(worker.Case(lambda: None)) < 1.0
