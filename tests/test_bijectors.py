@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from calculus import fresh, log_det_by_autodiff, perturb
 
 from aef_tfp import bijectors, flows
-from aef_tfp.bijectors.reuse import OncePerGraph
+from aef_tfp.bijectors.reuse import OncePerGraph, chain
 
 tfb = tfp.bijectors
 
@@ -407,3 +407,21 @@ def test_a_conditioner_is_called_once_per_tensor_and_graph():
     assert len(calls) == 4
     x = tf.constant([1.0])
     assert once(x) is not once(x)
+
+
+def test_a_chain_is_hashed_without_its_parts():
+    class Part(tfb.Shift):
+        def __hash__(self):
+            raise AssertionError("hashed")
+
+    part = Part(tf.constant([1.0]))
+    first, second = chain([part]), chain([part])
+    assert hash(first) == hash(first)
+    assert first == first
+    assert first != second
+    # What asks for the hash is TFP's cache, which still serves.
+    bijector = chain([tfb.Scale(2.0), tfb.Shift(1.0)])
+    x = tf.constant([3.0])
+    y = bijector.forward(x)
+    np.testing.assert_array_equal(y, [8.0])
+    assert bijector.inverse(y) is x

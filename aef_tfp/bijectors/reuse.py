@@ -1,11 +1,12 @@
-"""Evaluating a conditioner once for a value and its log-determinant."""
+"""What TFP computes again and again unless it is told not to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
-__all__ = ["OncePerGraph"]
+__all__ = ["OncePerGraph", "chain"]
 
 
 class OncePerGraph:
@@ -37,3 +38,17 @@ class OncePerGraph:
         if self._last[0] is not x or self._last[1] is not graph:
             self._last = (x, graph, self._function(x))
         return self._last[2]
+
+
+def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
+    """Returns `tfb.Chain(bijectors)`, equal to itself alone.
+
+    TFP's cache asks for a bijector's hash in each call. That of a `tfb.Chain` goes
+    through all that is in it, and prints the arrays it finds: more than half of an
+    eager density, a sixth of the time to trace a training step. Like a bijector that
+    declares no parameters, this one has its identity for a hash.
+
+    Args:
+        bijectors: From data to base.
+    """
+    return tfb.Chain(bijectors, parameters={"instance": object()})

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from aef_tfp.bijectors.reuse import chain
 from aef_tfp.flows.base import Flow, adapt_forward, adapt_inverse, checked_flow
 
 __all__ = ["Inverted", "Stack"]
@@ -35,7 +36,7 @@ class Stack(Flow):
     @property
     def bijector(self) -> tfb.Bijector:
         """Chain of the flows' bijectors."""
-        return tfb.Chain([flow.bijector for flow in self.flows])
+        return chain([flow.bijector for flow in self.flows])
 
     def adapt_inverse(self, y: tf.Tensor) -> tf.Tensor:
         """Initializes the flows from data to base; returns `inverse(y)`."""

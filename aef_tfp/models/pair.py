@@ -11,6 +11,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
+from aef_tfp.bijectors.reuse import chain
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
 from aef_tfp.models.noise import stateless_seed
@@ -105,7 +106,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
         return self._autoencoder_bijector_with(self._encode_shell)
 
     def _autoencoder_bijector_with(self, encode_shell: Any) -> tfb.Bijector:
-        return tfb.Chain(list(self._autoencoder_parts(encode_shell).values()))
+        return chain(list(self._autoencoder_parts(encode_shell).values()))
 
     def _autoencoder_parts(self, encode_shell: Any) -> dict[str, tfb.Bijector]:
         """The chain's bijectors by name, from data to base."""

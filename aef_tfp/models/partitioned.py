@@ -9,6 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import Partition, partition_mask
+from aef_tfp.bijectors.reuse import chain
 from aef_tfp.models.arguments import checked_count, checked_event_shape
 from aef_tfp.models.exact import ExactModel
 from aef_tfp.models.pair import PairModel
@@ -84,13 +85,13 @@ class PartitionedAEF(PairModel, ExactModel):
         """The model as a distribution over events; see `ExactModel`."""
         return tfd.TransformedDistribution(
             self.pair_base,
-            tfb.Chain([self._event_bijector, self.prior_bijector]),
+            chain([self._event_bijector, self.prior_bijector]),
         )
 
     @property
     def _event_bijector(self) -> tfb.Bijector:
         """Bijector from (z, deviations) to the event."""
-        return tfb.Chain(
+        return chain(
             [
                 self.preprocessing.bijector,
                 self._partition,

@@ -9,6 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
+from aef_tfp.bijectors.reuse import chain
 from aef_tfp.models.exact import ExactModel
 
 __all__ = ["PixelMAF"]
@@ -78,7 +79,7 @@ class PixelMAF(ExactModel):
     @property
     def _event_bijector(self) -> tfb.Bijector:
         """Bijector from z0 `[N]` to the event."""
-        return tfb.Chain(
+        return chain(
             [
                 self.preprocessing.bijector,
                 tfb.Reshape(self.event_shape, [self.event_size]),

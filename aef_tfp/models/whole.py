@@ -7,10 +7,10 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import decoder_coupling
+from aef_tfp.bijectors.reuse import chain
 from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
 from aef_tfp.models.laplace import Laplace, laplace_approximation
@@ -86,7 +86,7 @@ class WholeEventModel(PairModel):
         """Distribution over (latents z `[d]`, preprocessed event `[N]`)."""
         return tfd.TransformedDistribution(
             self.pair_base,
-            tfb.Chain([decoder_coupling(self._decode_shell), self.prior_bijector]),
+            chain([decoder_coupling(self._decode_shell), self.prior_bijector]),
         )
 
     @classmethod
