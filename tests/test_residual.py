@@ -276,6 +276,7 @@ def test_the_largest_layer_bounds_what_goes_through_at_once(decoder, entries):
 
 def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
     x = digit_images[:40]
+    stages = [Stage(8, 1, 8), Stage(1, 1, 1)]
     encode, sizes = PartitionedAEF._encode_shell, []
 
     def recorded(model, shell):
@@ -284,7 +285,15 @@ def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
 
     def results():
         keras.utils.set_random_seed(1)
-        model = PartitionedAEF((8, 8, 1), 4, num_levels=17, **RESIDUAL)
+        model = PartitionedAEF(
+            (8, 8, 1),
+            4,
+            num_levels=17,
+            encoder=networks.residual_encoder((8, 8, 1), 4, stages=stages),
+            decoder=networks.residual_decoder(4, (8, 8, 1), stages=stages),
+            core_flow="none",
+            prior_flow="none",
+        )
         model.adapt(x)
         z = model.encode(x)
         return [*model.get_weights(), z, model.decode(z), model.reconstruct(x)]
@@ -321,13 +330,14 @@ def test_mixed_precision_is_for_the_convolutions_only(digit_images):
 def updated(images, strategy, **compile_arguments):
     """A model after one step of gradient descent."""
     keras.utils.set_random_seed(1)
+    stages = residual_stages(4, num_blocks=1)
     with strategy.scope():
         model = ExpandedAEF(
             (4, 4, 1),
             4,
             num_levels=17,
             encoder="dense",
-            decoder="residual",
+            decoder=networks.residual_decoder(4, (4, 4, 1), stages=stages),
             core_flow="none",
             prior_flow="none",
         )

@@ -1,6 +1,7 @@
 """`fit` and its step: strategies, clipping, guard, noise, bad data."""
 
 import contextlib
+import gc
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from aef_tfp.models.noise import (
     stateless_seed,
     uniform_noise,
 )
+from aef_tfp.models.tracing import traced
 
 FLOATS = np.random.default_rng(3).uniform(0.05, 0.95, (96, 4, 4, 1)).astype("float32")
 
@@ -503,3 +505,27 @@ def test_weights_cross_between_replicas_and_one_device(mirrored, tmp_path):
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(model.log_prob(FLOATS), copy.log_prob(FLOATS), rtol=1e-6)
+
+
+def test_the_collector_of_cycles_rests_while_graphs_are_made():
+    states = []
+
+    @traced
+    def function(x):
+        states.append(gc.isenabled())
+        if x.dtype == tf.string:
+            raise ValueError("no number")
+        return x
+
+    function(tf.constant(1.0))
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="no number"):
+        function(tf.constant("1"))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        function(tf.constant(1))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert states == [False] * 3

@@ -11,6 +11,7 @@ from aef_tfp.export.comparison import compare
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.names import shorten_names
 from aef_tfp.models import AutoencodingModel, EventModel
+from aef_tfp.models.tracing import collector_paused
 from aef_tfp.networks import MaskedDense
 
 __all__ = ["check_is_free", "copy_for_inference", "export_saved_model"]
@@ -53,13 +54,14 @@ def export_saved_model(model: EventModel, path: str | Path) -> dict[str, float]:
     # Beside the target: a rename within one file system is atomic.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as new:
         directory = Path(new) / path.name
-        tf.saved_model.save(
-            module,
-            str(directory),
-            signatures=signatures,
-            # Only training needs the gradients of TFP's functions.
-            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-        )
+        with collector_paused():
+            tf.saved_model.save(
+                module,
+                str(directory),
+                signatures=signatures,
+                # Only training needs the gradients of TFP's functions.
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+            )
         shorten_names(directory)
         differences = compare(model, endpoints_of(frozen), directory)
         # Fails where somebody put something in the meantime.

@@ -19,7 +19,7 @@ from aef_tfp.models.clipping import clip, without_clipping
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
-from aef_tfp.models.tracing import traced
+from aef_tfp.models.tracing import collector_paused, traced
 from aef_tfp.networks import arranging_for_xla, rematerializing
 
 __all__ = ["LikelihoodTrainer"]
@@ -236,8 +236,9 @@ class LikelihoodTrainer(keras.Model):
         then count, in the logs too.
         """
         # AutoGraph is for the loop alone, not for what is in it.
-        run_step, result = map(
-            tf.autograph.experimental.do_not_convert, (run_step, result)
+        run_step, result = (
+            tf.autograph.experimental.do_not_convert(collector_paused()(function))
+            for function in (run_step, result)
         )
 
         def run(iterator):
