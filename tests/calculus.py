@@ -17,21 +17,33 @@ def flat(structure):
 def unflat(vector, like):
     parts, start = [], 0
     for x in tf.nest.flatten(like):
-        size = int(tf.size(x))
+        size = x.shape.num_elements()
         parts.append(tf.reshape(vector[start : start + size], x.shape))
         start += size
     return tf.nest.pack_sequence_as(like, parts)
 
 
-def log_det_by_autodiff(function, x):
-    """Log |det| of the full Jacobian of `function` at one example `x`."""
-    vector = flat(x)
-    with tf.GradientTape() as tape:
-        tape.watch(vector)
-        y = flat(function(unflat(vector, x)))
-    jacobian = tape.jacobian(y, vector).numpy()
-    assert jacobian.shape[0] == jacobian.shape[1]
-    return np.linalg.slogdet(jacobian)[1]
+def with_log_det(function):
+    """Returns what maps an example to its value and log |det| of the full Jacobian.
+
+    The function and its Jacobian are traced once for all examples of a shape.
+    """
+
+    @tf.function(autograph=False)
+    def with_jacobian(x):
+        vector = flat(x)
+        with tf.GradientTape() as tape:
+            tape.watch(vector)
+            value = function(unflat(vector, x))
+            y = flat(value)
+        return value, tape.jacobian(y, vector)
+
+    def both(x):
+        value, jacobian = with_jacobian(x)
+        assert jacobian.shape[0] == jacobian.shape[1]
+        return value, np.linalg.slogdet(jacobian)[1]
+
+    return both
 
 
 def perturb(layer, rng, scale=0.3):

@@ -22,7 +22,7 @@ def pytest_configure(config):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     # Graphs are many objects, and the collector looks through all that are alive, of
     # which a process of tests has more and more. `_module` collects after each module.
-    gc.set_threshold(200_000, 50, 100)
+    gc.set_threshold(100_000, 20, 10)
 
 
 @pytest.fixture(autouse=True)
