@@ -140,7 +140,7 @@ class RunConfig:
     """Encoder and decoder compute in bfloat16; flows and densities stay float32."""
 
     rematerialize: bool = False
-    """Residual networks keep half the memory, and compute that part twice instead."""
+    """Residual networks keep a third less memory, and compute that part twice."""
 
     num_samples: int = 128
     """Importance samples per test image, where the likelihood is an estimate."""

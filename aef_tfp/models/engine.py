@@ -98,7 +98,7 @@ class LikelihoodTrainer(keras.Model):
             max_skipped_updates: Non-finite updates in a row after which `fit` raises
                 `FloatingPointError`.
             rematerialize: Whether residual blocks compute their inner activations once
-                more for the gradient instead of keeping them: about half the memory.
+                more for the gradient instead of keeping them: a third less memory.
             **kwargs: None; `loss`, `metrics` and the like are refused.
 
         Raises:
