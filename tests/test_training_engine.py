@@ -528,4 +528,10 @@ def test_the_collector_of_cycles_rests_while_graphs_are_made():
         assert not gc.isenabled()
     finally:
         gc.enable()
-    assert states == [False] * 3
+    # The loop around a step, with XLA or without.
+    run = tiny()._looped(
+        lambda _: states.append(gc.isenabled()), lambda: {"loss": tf.constant(0.0)}
+    )
+    run(iter(batches(FLOATS)))
+    assert gc.isenabled()
+    assert states == [False] * 4

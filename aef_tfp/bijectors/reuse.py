@@ -45,7 +45,7 @@ def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
 
     TFP's cache asks for a bijector's hash in each call. That of a `tfb.Chain` goes
     through all that is in it, and prints the arrays it finds: more than half of an
-    eager density, a sixth of the time to trace a training step. Like a bijector that
+    eager density, a seventh of the time to trace a training step. Like a bijector that
     declares no parameters, this one has its identity for a hash.
 
     Args:
