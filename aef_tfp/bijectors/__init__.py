@@ -7,6 +7,7 @@ it always sees their present weights.
 """
 
 from aef_tfp.bijectors.autoregressive import (
+    IDENTITY_PARAMETERS,
     AutoregressiveConditioner,
     MaskedAutoregressive,
     affine_inverse,
@@ -26,6 +27,7 @@ from aef_tfp.bijectors.partition import (
 from aef_tfp.bijectors.pixels import PixelLogit
 
 __all__ = [
+    "IDENTITY_PARAMETERS",
     "AutoregressiveConditioner",
     "MaskedAutoregressive",
     "PairCoupling",

@@ -10,7 +10,17 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors.reuse import OncePerGraph
 
-__all__ = ["AutoregressiveConditioner", "MaskedAutoregressive", "affine_inverse"]
+__all__ = [
+    "IDENTITY_PARAMETERS",
+    "AutoregressiveConditioner",
+    "MaskedAutoregressive",
+    "affine_inverse",
+]
+
+_SCALE_FLOOR = 1e-3
+
+IDENTITY_PARAMETERS = (0.0, float(np.log(np.expm1(1.0 - _SCALE_FLOOR))))
+"""Parameters for which `affine_inverse` is the identity."""
 
 
 class AutoregressiveConditioner(Protocol):
@@ -37,7 +47,7 @@ def affine_inverse(parameters) -> tfb.Bijector:
         A bijector over scalars of batch shape `[...]`.
     """
     shift, raw_scale = tf.unstack(parameters, num=2, axis=-1)
-    scale = tf.nn.softplus(raw_scale) + 1e-3
+    scale = tf.nn.softplus(raw_scale) + _SCALE_FLOOR
     return tfb.Invert(tfb.Chain([tfb.Shift(shift), tfb.Scale(scale)]))
 
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from aef_tfp.bijectors import MaskedAutoregressive
+from aef_tfp.bijectors import IDENTITY_PARAMETERS, MaskedAutoregressive
 from aef_tfp.flows.base import Flow, checked_flow
 from aef_tfp.flows.compositions import Inverted, Stack
 from aef_tfp.flows.elementary import ActNorm, Identity, Reverse
@@ -18,6 +18,8 @@ __all__ = ["IAF", "MAF", "Autoregressive", "get"]
 @keras.saving.register_keras_serializable(package="aef_tfp")
 class Autoregressive(Flow):
     """One masked autoregressive affine layer with a MADE conditioner.
+
+    It starts as the identity.
 
     Args:
         event_size: Number of entries d.
@@ -38,6 +40,7 @@ class Autoregressive(Flow):
             event_size,
             hidden_units=hidden_units,
             num_blocks=num_blocks,
+            initial_parameters=IDENTITY_PARAMETERS,
             dtype=self.dtype_policy,
             name="made",
         )
@@ -66,6 +69,9 @@ class MAF(Flow):
     `num_layers` times (reversed order, MADE, ActNorm), as in appendix D.2: K = 4 and
     N = 256 there. `inverse` costs `num_layers` network passes, `forward` about as many
     multiplications in `event_size` sequential steps per layer.
+
+    It starts as the identity, but for the order of the entries, and `adapt` scales and
+    shifts them: stacked layers of random unbounded scales would blow up on outliers.
 
     Args:
         event_size: Number of entries d.

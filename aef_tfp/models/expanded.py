@@ -9,6 +9,7 @@ import tensorflow as tf
 from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
+from aef_tfp.networks import EqualizedDense
 
 __all__ = ["ExpandedAEF"]
 
@@ -177,7 +178,7 @@ def _get_expansion(identifier: Any, latent_dim: int, dtype: Any) -> keras.layers
     return keras.Sequential(
         [
             keras.layers.Flatten(dtype=dtype),
-            keras.layers.Dense(latent_dim, kernel_initializer=initializer, dtype=dtype),
+            EqualizedDense(latent_dim, kernel_initializer=initializer, dtype=dtype),
         ],
         name="linear_expansion",
     )

@@ -17,6 +17,7 @@ from aef_tfp.networks.batching import (
     with_flat_batch,
 )
 from aef_tfp.networks.convolutions import Conv2D, Conv2DTranspose, arranging_for_xla
+from aef_tfp.networks.equalized import EqualizedDense
 from aef_tfp.networks.gaussian import (
     DECODER_SCALES,
     GaussianDecoder,
@@ -42,6 +43,7 @@ __all__ = [
     "BottleneckBlock",
     "Conv2D",
     "Conv2DTranspose",
+    "EqualizedDense",
     "GaussianDecoder",
     "GaussianEncoder",
     "MaskedDense",

@@ -9,6 +9,7 @@ import numpy as np
 from aef_tfp.networks.affine import AffineSequential
 from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.convolutions import Conv2D, Conv2DTranspose
+from aef_tfp.networks.equalized import EqualizedDense
 from aef_tfp.networks.residual import residual_decoder, residual_encoder
 
 __all__ = [
@@ -225,7 +226,7 @@ def _input(shape: tuple[int, ...], dtype: Any) -> keras.KerasTensor:
 
 def _relu_layers(hidden_units, dtype) -> list[keras.layers.Layer]:
     return [
-        keras.layers.Dense(units, activation="relu", dtype=dtype)
+        EqualizedDense(units, activation="relu", dtype=dtype)
         for units in hidden_units
     ]
 

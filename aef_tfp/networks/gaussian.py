@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.equalized import EqualizedDense
 
 __all__ = [
     "DECODER_SCALES",
@@ -102,8 +103,8 @@ class GaussianEncoder(_HeadedNetwork):
         self.latent_dim = latent_dim
         if len(self._output_shapes) == 1:
             self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
-            self.loc_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
-            self.scale_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
+            self.loc_head = EqualizedDense(latent_dim, dtype=self.dtype_policy)
+            self.scale_head = EqualizedDense(latent_dim, dtype=self.dtype_policy)
             self._headed(tf.zeros((1, *event_shape), self.compute_dtype))
         elif self._output_shapes != [(latent_dim,)] * 2:
             self._refuse(
@@ -138,7 +139,7 @@ class PointEncoder(_HeadedNetwork):
         if len(self._output_shapes) != 1:
             self._refuse("one output (features) here, where latents have no scale")
         self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
-        self.loc_head = keras.layers.Dense(latent_dim, dtype=self.dtype_policy)
+        self.loc_head = EqualizedDense(latent_dim, dtype=self.dtype_policy)
         self._headed(tf.zeros((1, *event_shape), self.compute_dtype))
         self.built = True
 

@@ -1,6 +1,6 @@
 """MADE, the autoregressive conditioner, with its incremental evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.equalized import input_gain
 from aef_tfp.networks.recursion import Recursion, sorted_degrees
 
 __all__ = ["MADE", "MaskedDense"]
@@ -15,7 +16,9 @@ __all__ = ["MADE", "MaskedDense"]
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
 class MaskedDense(keras.layers.Layer):
-    """Dense layer with a fixed mask on its kernel: x -> x (mask * kernel) + bias.
+    """Dense layer with a fixed mask on its kernel: x -> gain x (mask * kernel) + bias.
+
+    The gain, 1 for up to 256 inputs, is that of `EqualizedDense`.
 
     Args:
         mask: `[inputs, units]`, nonzero where a connection exists.
@@ -42,6 +45,7 @@ class MaskedDense(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel", shape=self.mask.shape, initializer=self.kernel_initializer
         )
+        self.kernel.assign(self.kernel / self._gain)
         self.bias = self.add_weight(
             name="bias",
             shape=self.mask.shape[1:],
@@ -50,11 +54,15 @@ class MaskedDense(keras.layers.Layer):
 
     @property
     def masked_kernel(self) -> tf.Tensor:
-        """Kernel with the forbidden connections at zero, `[inputs, units]`."""
+        """Gain times kernel, the forbidden connections at zero, `[inputs, units]`."""
         kernel = tf.convert_to_tensor(self.kernel)
         if self._mask_is_folded:
             return kernel
-        return kernel * self.mask.astype(self.compute_dtype)
+        return kernel * (self._gain * self.mask).astype(self.compute_dtype)
+
+    @property
+    def _gain(self) -> float:
+        return input_gain(self.mask.shape[0])
 
     def fold_mask(self) -> None:
         """Puts the mask into the kernel, for graphs of inference that do without it.
@@ -95,11 +103,15 @@ class MADE(keras.layers.Layer):
         num_parameters: Outputs per entry, p.
         hidden_units: Width of the hidden layers.
         num_blocks: Number of residual blocks.
+        initial_parameters: The p values that every entry's outputs start at, whatever
+            the input: the last layer's kernel starts at zero. None: it starts as those
+            of other layers do.
         **kwargs: As in every Keras layer. The dtype defaults to the policy's *variable*
             dtype: a log-density in half precision is wrong by whole nats.
 
     Raises:
-        ValueError: If a count is below 1 (`num_blocks`: below 0).
+        ValueError: If a count is below 1 (`num_blocks`: below 0), or there are not p
+            initial parameters.
 
     Example:
         >>> made = MADE(event_size=4)
@@ -116,6 +128,7 @@ class MADE(keras.layers.Layer):
         num_parameters: int = 2,
         hidden_units: int = 256,
         num_blocks: int = 2,
+        initial_parameters: Sequence[float] | None = None,
         **kwargs,
     ):
         super().__init__(dtype=kwargs.pop("dtype", None) or density_dtype(), **kwargs)
@@ -127,10 +140,18 @@ class MADE(keras.layers.Layer):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+        if initial_parameters is not None:
+            initial_parameters = [float(value) for value in initial_parameters]
+            if len(initial_parameters) != num_parameters:
+                raise ValueError(
+                    f"initial_parameters must be {num_parameters} numbers, got "
+                    f"{initial_parameters!r}."
+                )
         self.event_size = event_size
         self.num_parameters = num_parameters
         self.hidden_units = hidden_units
         self.num_blocks = num_blocks
+        self.initial_parameters = initial_parameters
 
         inputs = np.arange(1, event_size + 1)
         hidden = sorted_degrees(event_size, hidden_units)
@@ -161,7 +182,9 @@ class MADE(keras.layers.Layer):
             for layer in pair:
                 layer.build((None, self.hidden_units))
         self.last.build((None, self.hidden_units))
-        self.built = True
+        if self.initial_parameters is not None:
+            self.last.kernel.assign(tf.zeros_like(self.last.kernel))
+            self.last.bias.assign(np.tile(self.initial_parameters, self.event_size))
 
     def call(self, x):
         """Maps `[..., d]` to parameters `[..., d, p]`."""
@@ -235,4 +258,5 @@ class MADE(keras.layers.Layer):
             "num_parameters": self.num_parameters,
             "hidden_units": self.hidden_units,
             "num_blocks": self.num_blocks,
+            "initial_parameters": self.initial_parameters,
         }

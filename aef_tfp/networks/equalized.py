@@ -1,0 +1,56 @@
+"""Linear maps whose output moves equally far in a step of Adam, however many inputs."""
+
+import keras
+
+__all__ = ["EqualizedDense", "input_gain"]
+
+# A map from more inputs than this learns as fast as one from so many.
+_REFERENCE_INPUTS = 256
+
+
+def input_gain(num_inputs: int) -> float:
+    """Returns the factor on the inputs of a linear map, min(1, 256 / N).
+
+    Args:
+        num_inputs: N, at least 1.
+    """
+    return min(1.0, _REFERENCE_INPUTS / num_inputs)
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
+class EqualizedDense(keras.layers.Dense):
+    """Dense layer whose learning rate does not grow with its number of inputs N.
+
+        y = activation(gain * x W + b),  gain = min(1, 256 / N)
+
+    A step of Adam moves each weight by the learning rate, whatever the gradient. So an
+    output of Keras's layer moves by up to N times that: for images of 64 x 64 x 3 by a
+    multiple of its own spread in the very first step. Here it moves by at most 256
+    times the learning rate for any N. W starts 1 / gain times as wide as the
+    initializer says, so that outputs start as those of Keras's layer.
+
+    The arguments are those of `keras.layers.Dense`. To put in weights of a
+    `keras.layers.Dense`, divide its kernel by `gain`.
+
+    Example:
+        >>> layer = EqualizedDense(32)
+        >>> layer(tf.zeros([8, 64 * 64 * 3])).shape
+        TensorShape([8, 32])
+
+    References: Karras et al. (arXiv:1710.10196) on equalized learning rates; Yang et
+    al. (arXiv:2203.03466) on why Adam's has to fall as 1 / N.
+    """
+
+    def build(self, input_shape):
+        """Creates kernel `[N, units]` and bias `[units]`."""
+        super().build(input_shape)
+        self.kernel.assign(self.kernel / self.gain)
+
+    @property
+    def gain(self) -> float:
+        """The factor on the inputs; known once the layer is built."""
+        return input_gain(self.kernel.shape[0])
+
+    def call(self, inputs, training=None):
+        """Maps `[..., N]` to `[..., units]`."""
+        return super().call(inputs * self.gain, training=training)
