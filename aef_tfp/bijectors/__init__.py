@@ -25,10 +25,12 @@ from aef_tfp.bijectors.partition import (
     random_mask,
 )
 from aef_tfp.bijectors.pixels import PixelLogit
+from aef_tfp.bijectors.scaling import FeatureAffine
 
 __all__ = [
     "IDENTITY_PARAMETERS",
     "AutoregressiveConditioner",
+    "FeatureAffine",
     "MaskedAutoregressive",
     "PairCoupling",
     "Partition",

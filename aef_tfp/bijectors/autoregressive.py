@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from aef_tfp.bijectors.reuse import OncePerGraph
+from aef_tfp.bijectors.reuse import Live, OncePerGraph
 
 __all__ = [
     "IDENTITY_PARAMETERS",
@@ -51,7 +51,7 @@ def affine_inverse(parameters) -> tfb.Bijector:
     return tfb.Invert(tfb.Chain([tfb.Shift(shift), tfb.Scale(scale)]))
 
 
-class MaskedAutoregressive(tfb.MaskedAutoregressiveFlow):
+class MaskedAutoregressive(Live, tfb.MaskedAutoregressiveFlow):
     """Autoregressive bijector that samples in about one network pass.
 
     The parallel direction is TFP's `MaskedAutoregressiveFlow`, unchanged: with the

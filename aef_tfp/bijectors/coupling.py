@@ -6,12 +6,12 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from aef_tfp.bijectors.reuse import OncePerGraph
+from aef_tfp.bijectors.reuse import Live, OncePerGraph
 
 __all__ = ["PairCoupling", "decoder_coupling", "encoder_coupling"]
 
 
-class PairCoupling(tfb.Bijector):
+class PairCoupling(Live, tfb.Bijector):
     """Shifts and scales one part of a pair by functions of the other part.
 
     With `transformed=1` (and likewise with the roles swapped for `transformed=0`):

@@ -1,25 +1,52 @@
-"""What TFP computes again and again unless it is told not to."""
+"""What TFP computes again and again unless it is told not to, and what it keeps."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-__all__ = ["OncePerGraph", "chain"]
+__all__ = ["Live", "OncePerGraph", "chain", "one_evaluation"]
+
+# What an eager evaluation under way is known by; None outside of one.
+_EVALUATION: contextvars.ContextVar[object | None] = contextvars.ContextVar(
+    "evaluation", default=None
+)
+
+
+@contextlib.contextmanager
+def one_evaluation() -> Iterator[bool]:
+    """Within it, weights stay as they are: eager code may reuse what it computed.
+
+    Yields:
+        Whether it begins here: eagerly, and within no other one. A graph is one
+        evaluation by itself.
+    """
+    if not tf.executing_eagerly() or _EVALUATION.get() is not None:
+        yield False
+        return
+    token = _EVALUATION.set(object())
+    try:
+        yield True
+    finally:
+        _EVALUATION.reset(token)
 
 
 class OncePerGraph:
-    """Calls a function once for the same tensor within a graph.
+    """Calls a function once for the same tensor within a graph, or one evaluation.
 
     TFP asks a bijector for a value and for its log-determinant in two calls, and both
     need the conditioner. A compiler merges equal networks going forward, but not their
     backward passes, which start from different gradients: without this, training pays
-    for the gradient of every network twice.
+    for the gradient of every network twice. And a network that drops units at random
+    would not be the same one in both.
 
-    Eagerly the function is called each time, since its weights may have changed and a
-    gradient tape may have begun. Within a graph the second call must not stand under a
-    tape that the first was outside of; the same holds for TFP's own cache.
+    Eagerly and outside of `one_evaluation` the function is called each time, since its
+    weights may have changed and a gradient tape may have begun. Within one, the second
+    call must not stand under a tape that the first was outside of; the same holds for
+    graphs, and for TFP's own cache.
 
     Args:
         function: Maps a tensor to a structure of tensors.
@@ -32,16 +59,71 @@ class OncePerGraph:
     def __call__(self, x: Any) -> Any:
         """Returns `function(x)`."""
         if tf.executing_eagerly():
-            return self._function(x)
-        # A tensor made inside a loop or a branch is of no use outside of it.
-        graph = tf.compat.v1.get_default_graph()
-        if self._last[0] is not x or self._last[1] is not graph:
-            self._last = (x, graph, self._function(x))
+            place = _EVALUATION.get()
+            if place is None:
+                return self._function(x)
+        else:
+            # A tensor made inside a loop or a branch is of no use outside of it.
+            place = tf.compat.v1.get_default_graph()
+        if self._last[0] is not x or self._last[1] is not place:
+            self._last = (x, place, self._function(x))
         return self._last[2]
 
 
+class Live:
+    """Mixin for bijectors of weights that change: TFP's cache never answers for others.
+
+    The cache knows tensors by their identity, and would return what the weights of
+    then made of them. So each eager call of `forward` or `inverse` from outside is of a
+    copy. The log-determinant of a value that came out of the bijector itself is that of
+    the call which it came from; so TFP's distributions go through the networks in the
+    direction that is parallel.
+    """
+
+    def _call_forward(self, x, name, **kwargs):
+        with one_evaluation() as begins:
+            return super()._call_forward(_copied(x) if begins else x, name, **kwargs)
+
+    def _call_inverse(self, y, name, **kwargs):
+        with one_evaluation() as begins:
+            return super()._call_inverse(_copied(y) if begins else y, name, **kwargs)
+
+    def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
+        with one_evaluation() as begins:
+            if begins and not self._made(x, "_forward", kwargs):
+                x = _copied(x)
+            return super()._call_forward_log_det_jacobian(
+                x, event_ndims, name, **kwargs
+            )
+
+    def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
+        with one_evaluation() as begins:
+            if begins and not self._made(y, "_inverse", kwargs):
+                y = _copied(y)
+            return super()._call_inverse_log_det_jacobian(
+                y, event_ndims, name, **kwargs
+            )
+
+    def _made(self, value, direction: str, kwargs) -> bool:
+        """Whether the cache knows a value, as what the other direction gave."""
+        if not all(map(tf.is_tensor, tf.nest.flatten(value))):
+            return False
+        _, other, _, _ = self._cache._get_or_create_edge(value, direction, kwargs)
+        return bool(other)
+
+
+def _copied(structure):
+    return tf.nest.map_structure(
+        lambda x: tf.identity(x) if tf.is_tensor(x) else x, structure
+    )
+
+
+class _LiveChain(Live, tfb.Chain):
+    pass
+
+
 def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
-    """Returns `tfb.Chain(bijectors)`, equal to itself alone.
+    """Returns `tfb.Chain(bijectors)`, live and equal to itself alone.
 
     TFP's cache asks for a bijector's hash in each call. That of a `tfb.Chain` goes
     through all that is in it, and prints the arrays it finds: more than half of an
@@ -51,4 +133,4 @@ def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
     Args:
         bijectors: From data to base.
     """
-    return tfb.Chain(bijectors, parameters={"instance": object()})
+    return _LiveChain(bijectors, parameters={"instance": object()})

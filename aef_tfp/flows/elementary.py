@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from aef_tfp.bijectors import PixelLogit
+from aef_tfp.bijectors import FeatureAffine, PixelLogit
 from aef_tfp.flows.base import Flow
 
 __all__ = ["ActNorm", "Identity", "PixelSquash", "Reverse"]
@@ -38,16 +38,8 @@ class ActNorm(Flow):
 
     @property
     def bijector(self) -> tfb.Bijector:
-        """Elementwise affine bijector."""
-        return tfb.Invert(
-            tfb.Chain(
-                [
-                    tfb.Shift(tf.convert_to_tensor(self.shift)),
-                    tfb.Scale(log_scale=tf.convert_to_tensor(self.log_scale)),
-                ]
-            ),
-            name="act_norm",
-        )
+        """Affine bijector of the last axis, which reads the weights in each call."""
+        return FeatureAffine(lambda: (self.log_scale, self.shift), name="act_norm")
 
     def adapt_inverse(self, y: tf.Tensor) -> tf.Tensor:
         """Normalizes `inverse(y)` and returns it."""

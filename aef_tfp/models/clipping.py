@@ -7,21 +7,40 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["clip", "without_clipping"]
+__all__ = ["clip", "loss_scale", "updating_optimizer", "without_clipping"]
 
 _SETTINGS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
-def clip(optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor) -> list:
+def updating_optimizer(optimizer: keras.Optimizer) -> keras.Optimizer:
+    """Returns the optimizer that updates, within one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def loss_scale(optimizer: keras.Optimizer) -> Any:
+    """Returns what the optimizer multiplies the loss by; None if it does not."""
+    if (
+        updating_optimizer(optimizer) is optimizer
+        and optimizer.loss_scale_factor is None
+    ):
+        return None
+    return tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
+
+
+def clip(
+    optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor, factor: Any = None
+) -> list:
     """Clips gradients by the optimizer's settings.
 
     Args:
-        optimizer: Has at most one of `global_clipnorm`, `clipnorm`, `clipvalue`; its
-            loss scale is respected.
-        gradients: Tensors or None.
+        optimizer: Has at most one of `global_clipnorm`, `clipnorm`, `clipvalue`, or
+            scales the loss for one that has.
+        gradients: Tensors or None, of the scaled loss.
         norm: Their global norm.
+        factor: The scale of the loss, from `loss_scale`.
     """
-    factor = optimizer.loss_scale_factor or 1.0
+    optimizer = updating_optimizer(optimizer)
+    factor = 1.0 if factor is None else factor
     if optimizer.global_clipnorm:
         limit = optimizer.global_clipnorm * factor
         return tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]
@@ -42,6 +61,7 @@ def clip(optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor) -> list:
 @contextlib.contextmanager
 def without_clipping(optimizer: keras.Optimizer) -> Iterator[None]:
     """Within it, the optimizer takes gradients as they are."""
+    optimizer = updating_optimizer(optimizer)
     former = {name: getattr(optimizer, name) for name in _SETTINGS}
     for name in _SETTINGS:
         setattr(optimizer, name, None)

@@ -6,6 +6,7 @@ strategy, and applies a non-finite update. Everything around the step (progress 
 callbacks, history) remains Keras's.
 """
 
+import types
 from abc import abstractmethod
 from typing import Any
 
@@ -15,9 +16,15 @@ import tensorflow as tf
 
 from aef_tfp.memory import keep_freed_memory
 from aef_tfp.models.arguments import checked_count
-from aef_tfp.models.clipping import clip, without_clipping
+from aef_tfp.models.clipping import (
+    clip,
+    loss_scale,
+    updating_optimizer,
+    without_clipping,
+)
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
+from aef_tfp.models.forward import Pass, run_layers
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
 from aef_tfp.models.tracing import collector_paused, traced
 from aef_tfp.networks import arranging_for_xla, rematerializing
@@ -27,9 +34,18 @@ __all__ = ["LikelihoodTrainer"]
 # Separates the noise of training from that of evaluation under one seed.
 _TRAIN, _TEST = 0, 1
 
+# Stream of the layers' own noise under a step's seed; the models count from 0.
+_LAYERS = 2**30
+
 
 class LikelihoodTrainer(keras.Model):
     """A model that is its own loss: the mean negative `objective` (abstract).
+
+    Layers are in training within the step, and only there. What they add by
+    regularizers and `add_loss` is part of the loss, and logged as
+    `regularization_loss`; the density keeps its own name and value. What they assign,
+    like the statistics of BatchNormalization, holds if the step does, and is averaged
+    over replicas. Their noise is a function of (`seed`, step, replica, layer).
 
     Noise is stateless: every random number of a step is a function of (`seed`, step,
     place of the example in the batch). So a resumed run needs no generator state, and
@@ -47,12 +63,17 @@ class LikelihoodTrainer(keras.Model):
     def __init__(self, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.seed = checked_count("seed", seed, least=0)
-        self._loss_metric = keras.metrics.Mean(name="loss")
+        self._objective_metric = keras.metrics.Mean(name="negative_objective")
+        self._regularization_metric = keras.metrics.Mean(name="regularization_loss")
         self._gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
         self._skipped_metric = keras.metrics.Sum(name="skipped_updates")
         self._test_step_metric = keras.metrics.Sum(name="test_steps")
         self._max_skipped_updates = 20
         self._rematerialize = False
+        # Known once a step is traced: whether layers add losses, what they assign. In
+        # an object of its own, since Keras takes lists of variables for weights.
+        self._is_regularized = False
+        self._traced = types.SimpleNamespace(assigned=[])
         self._skips_seen = 0
         self._skips_in_a_row = 0
         self.train_function: Any = None
@@ -154,7 +175,8 @@ class LikelihoodTrainer(keras.Model):
     def metrics(self):
         """All trackers; `fit` resets them at each epoch."""
         return [
-            self._loss_metric,
+            self._objective_metric,
+            self._regularization_metric,
             self._gradient_norm_metric,
             self._skipped_metric,
             self._test_step_metric,
@@ -174,11 +196,16 @@ class LikelihoodTrainer(keras.Model):
         }
 
     def _objective_result(self):
-        loss = self._loss_metric.result()
+        loss = self._objective_metric.result()
         # The mean over no example (all skipped) is not zero.
-        seen = tf.convert_to_tensor(self._loss_metric.count) > 0
+        seen = tf.convert_to_tensor(self._objective_metric.count) > 0
         loss = tf.where(seen, loss, np.nan)
-        return {"loss": loss, **self.objective_logs(loss)}
+        logs = self.objective_logs(loss)
+        if self._is_regularized:
+            regularization = self._regularization_metric.result()
+            logs["regularization_loss"] = regularization
+            loss += regularization
+        return {"loss": loss, **logs}
 
     @property
     def is_skipping(self) -> bool:
@@ -279,8 +306,12 @@ class LikelihoodTrainer(keras.Model):
 
     def _single_replica_step(self):
         def step(data):
-            gradients, finite = self._gradient_step(data)
-            tf.cond(finite, lambda: self._apply(gradients), lambda: None)
+            gradients, finite, values = self._gradient_step(data)
+            self._apply_if(
+                finite,
+                lambda: self._assign(values),
+                lambda: self._apply(gradients),
+            )
 
         step = self._compiled(step)
         return lambda data: self.distribute_strategy.run(step, args=(data,))
@@ -292,38 +323,127 @@ class LikelihoodTrainer(keras.Model):
         def run_step(data):
             # The update stands outside `run`: a merge call inside a conditional inside
             # a replica is not possible, a `run` inside a conditional is.
-            gradients, finite = strategy.run(gradient_step, args=(data,))
-            finite = strategy.experimental_local_results(finite)[0]
-            tf.cond(
+            gradients, *others = strategy.run(gradient_step, args=(data,))
+            finite, values = tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], others
+            )
+            self._apply_if(
                 finite,
+                lambda: self._assign(values),
                 lambda: strategy.run(self._apply, args=(gradients,)),
-                lambda: None,
             )
 
         return run_step
 
+    def _apply_if(self, finite, assign, apply):
+        """Updates the model if a step was finite."""
+        if self._scales_loss_by_itself:
+            # It skips the step by itself, and then lowers the scale.
+            tf.cond(finite, assign, lambda: None)
+            apply()
+            return
+
+        def both():
+            assign()
+            apply()
+
+        tf.cond(finite, both, lambda: None)
+
+    @property
+    def _scales_loss_by_itself(self) -> bool:
+        return updating_optimizer(self.optimizer) is not self.optimizer
+
+    def _assign(self, values):
+        for variable, value in zip(self._traced.assigned, values, strict=True):
+            variable.assign(value)
+
     def _gradient_step(self, data):
-        """Returns the gradient summed over replicas, clipped; whether it is finite."""
+        """Returns the gradient, clipped; whether it is finite; what layers assign.
+
+        All of them are those of the whole batch: summed over, or agreed on by, the
+        replicas.
+        """
         x = unpack_batch(data)
-        replicas = self.distribute_strategy.num_replicas_in_sync
         first, batch_size = self._place_in_batch(x)
         seed = self._step_seed(_TRAIN, self.optimizer.iterations, first)
+        factor = loss_scale(self.optimizer)
         with tf.GradientTape() as tape, rematerializing(self._rematerialize):
-            objective = self.objective(x, seed)
+            layers = self._run(x, seed, training=True, tape=tape)
+            objective = layers.result
             # A replica may have fewer examples than another, even none.
+            share = tf.cast(tf.shape(x)[0] / batch_size, objective.dtype)
             loss = -tf.reduce_sum(objective) / tf.cast(batch_size, objective.dtype)
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.trainable_variables)
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            loss += self._regularization(layers, share, 1.0 / replicas)
+            scaled = loss if factor is None else loss * factor
+        gradients = tape.gradient(scaled, layers.sources)
         present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
         *present, loss = self._summed([*present, loss])
         gradients = _in_place_of_present(gradients, present)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         # Accumulated gradients are clipped by Keras, as their sum.
-        if not self.optimizer.gradient_accumulation_steps:
-            gradients = clip(self.optimizer, gradients, norm)
-        self._update_train_metrics(objective, norm, finite, replicas)
-        return gradients, finite
+        if not updating_optimizer(self.optimizer).gradient_accumulation_steps:
+            gradients = clip(self.optimizer, gradients, norm, factor)
+        if self._scales_loss_by_itself:
+            gradients = [
+                None if g is None else tf.where(finite, g, np.nan) for g in gradients
+            ]
+        self._update_train_metrics(
+            layers, norm if factor is None else norm / factor, finite
+        )
+        return gradients, finite, self._agreed(layers.updates, share)
+
+    def _run(self, x, seed, *, training: bool, tape: Any = None) -> Pass:
+        """The objective of a batch and what the layers did beside it."""
+        layer_seed = fold_seed(seed[:2], _LAYERS)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            context = tf.distribute.get_replica_context()
+            replica = context.replica_id_in_sync_group if context else 0
+            layer_seed = fold_seed(layer_seed, replica)
+        layers = run_layers(
+            lambda: self.objective(x, seed),
+            self.trainable_variables,
+            training=training,
+            seed=layer_seed,
+            tape=tape,
+        )
+        self._is_regularized |= bool(layers.losses or layers.penalties)
+        return layers
+
+    def _regularization(self, layers: Pass, loss_weight, penalty_weight) -> Any:
+        """The weighted sum of what layers add to the loss."""
+        dtype = layers.result.dtype
+        total = tf.zeros([], dtype)
+        for loss in layers.losses:
+            # A mean over no example is not zero.
+            weighted = loss_weight * tf.cast(loss, dtype)
+            total += tf.where(loss_weight > 0, weighted, tf.zeros_like(weighted))
+        for penalty in layers.penalties:
+            total += penalty_weight * tf.cast(penalty, dtype)
+        return total
+
+    def _agreed(self, updates, share):
+        """The values that replicas assign, equal on all of them; which ones, noted."""
+        self._traced.assigned = [variable for variable, _ in updates]
+        values = [value for _, value in updates]
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return values
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+
+        def part(value):
+            if value.dtype.is_floating:
+                weight = tf.cast(share, value.dtype)
+                return tf.where(weight > 0, weight * value, tf.zeros_like(value))
+            # There is no mean of counts: they are the first replica's.
+            value = tf.cast(value, tf.int64)
+            return tf.where(replica == 0, value, tf.zeros_like(value))
+
+        sums = self._summed([part(value) for value in values]) if values else []
+        return [
+            tf.cast(total, value.dtype)
+            for total, value in zip(sums, values, strict=True)
+        ]
 
     def _place_in_batch(self, x):
         """Returns where this replica's examples begin, and how many all hold."""
@@ -342,15 +462,27 @@ class LikelihoodTrainer(keras.Model):
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
-    def _update_train_metrics(self, objective, norm, finite, replicas):
-        if self.optimizer.loss_scale_factor is not None:
-            norm = norm / self.optimizer.loss_scale_factor
-        counted = tf.cast(finite, norm.dtype)
+    def _update_objective_metrics(self, layers: Pass, finite: Any = True):
         # A skipped step has no say in the means.
-        self._loss_metric.update_state(
+        objective = layers.result
+        counted = tf.cast(finite, objective.dtype)
+        self._objective_metric.update_state(
             tf.where(finite, -objective, tf.zeros_like(objective)),
             sample_weight=tf.fill(tf.shape(objective), counted),
         )
+        if not (layers.losses or layers.penalties):
+            return
+        # As in Keras: a mean over steps, each weighted by its examples.
+        size = tf.cast(tf.shape(objective)[0], objective.dtype)
+        value = self._regularization(layers, tf.minimum(size, 1.0), 1.0)
+        self._regularization_metric.update_state(
+            tf.where(finite, value, tf.zeros_like(value)), sample_weight=size * counted
+        )
+
+    def _update_train_metrics(self, layers, norm, finite):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        counted = tf.cast(finite, norm.dtype)
+        self._update_objective_metrics(layers, finite)
         self._gradient_norm_metric.update_state(
             tf.where(finite, norm, tf.zeros_like(norm)),
             # A step counts once, so that an epoch may go on with more replicas.
@@ -364,7 +496,8 @@ class LikelihoodTrainer(keras.Model):
             # Keras sums over the replicas once more, over `replicas` equal gradients.
             # Divided, they also pass below its clipping, which would come first.
             gradients = [None if g is None else g / replicas for g in gradients]
-        if replicas > 1 or self.optimizer.gradient_accumulation_steps:
+        accumulates = updating_optimizer(self.optimizer).gradient_accumulation_steps
+        if replicas > 1 or accumulates:
             self.optimizer.apply(gradients, self.trainable_variables)
             return
         # Outputs of a compiled function are on no device, which strategies ask for.
@@ -377,8 +510,8 @@ class LikelihoodTrainer(keras.Model):
         x = unpack_batch(data)
         steps_before = tf.cast(self._local_test_steps(), tf.int64)
         first, _ = self._place_in_batch(x)
-        objective = self.objective(x, self._step_seed(_TEST, steps_before, first))
-        self._loss_metric.update_state(-objective)
+        seed = self._step_seed(_TEST, steps_before, first)
+        self._update_objective_metrics(self._run(x, seed, training=False))
         self._test_step_metric.update_state(1.0)
 
     def _local_test_steps(self):
@@ -395,11 +528,11 @@ class LikelihoodTrainer(keras.Model):
 
     def _check_optimizer(self):
         several = self.distribute_strategy.num_replicas_in_sync > 1
-        if several and self.optimizer.gradient_accumulation_steps:
+        steps = updating_optimizer(self.optimizer).gradient_accumulation_steps
+        if several and steps:
             raise ValueError(
-                "gradient_accumulation_steps works on one replica only, got "
-                f"{self.optimizer.gradient_accumulation_steps} with "
-                f"{self.distribute_strategy.num_replicas_in_sync} replicas; lower the "
+                f"gradient_accumulation_steps works on one replica only, got {steps} "
+                f"with {self.distribute_strategy.num_replicas_in_sync} replicas; lower the "
                 "batch size per replica instead."
             )
 
@@ -433,10 +566,14 @@ class LikelihoodTrainer(keras.Model):
             return "in the data"
         # As a skipped step does not count, the noise is that of the last one.
         seed = self._step_seed(_TRAIN, self.optimizer.iterations, None)
-        return describe_non_finite(
-            lambda: -tf.reduce_mean(self.objective(tf.concat(parts, axis=0), seed)),
-            self.trainable_variables,
-        )
+        x = tf.concat(parts, axis=0)
+
+        def loss():
+            layers = self._run(x, seed, training=True)
+            regularization = self._regularization(layers, 1.0, 1.0)
+            return regularization - tf.reduce_mean(layers.result)
+
+        return describe_non_finite(loss, self.trainable_variables)
 
 
 def _in_place_of_present(gradients, reduced):

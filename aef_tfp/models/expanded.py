@@ -9,7 +9,7 @@ import tensorflow as tf
 from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
-from aef_tfp.networks import EqualizedDense
+from aef_tfp.networks import EqualizedDense, call_network
 
 __all__ = ["ExpandedAEF"]
 
@@ -66,7 +66,7 @@ class ExpandedAEF(WholeEventModel):
         super().__init__(event_shape, latent_dim, **kwargs)
         dtype = self.events.dtype
         self.expansion = _get_expansion(expansion, self.latent_dim, dtype)
-        output = self.expansion(tf.zeros((1, *self.event_shape), dtype))
+        output = self._features(tf.zeros((1, *self.event_shape), dtype))
         if output.shape != (1, self.latent_dim):
             raise ValueError(
                 f"The expansion must return [batch, {self.latent_dim}], got "
@@ -145,16 +145,20 @@ class ExpandedAEF(WholeEventModel):
         y, log_det = self._preprocess(targets)
         y_inputs = y if inputs is targets else self._preprocess(inputs)[0]
         latents = self.encoder(y_inputs)
-        return self._pair_log_prob(self.expansion(y_inputs), y, latents) + log_det
+        return self._pair_log_prob(self._features(y_inputs), y, latents) + log_det
+
+    def _features(self, y):
+        """h(y), `[batch, d]`, in the dtype of densities."""
+        return tf.cast(call_network(self.expansion, y), self.events.dtype)
 
     def _proposal_loc(self, y):
-        return self.expansion(y)
+        return self._features(y)
 
     def _pair_of(self, y, seed):
-        return [self.expansion(y), self._flat(y)], {}
+        return [self._features(y), self._flat(y)], {}
 
     def _adapt_latents(self, y):
-        return self._adapt_pair(self.expansion(y), self._flat(y))
+        return self._adapt_pair(self._features(y), self._flat(y))
 
     def get_config(self):
         """Returns the constructor's arguments; networks as serialized objects."""

@@ -98,7 +98,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
     @property
     def prior_bijector(self) -> tfb.Bijector:
         """Bijector from (z0, deviations) to (z, deviations)."""
-        return tfb.JointMap([self.prior_flow.bijector, tfb.Identity()])
+        return chain([tfb.JointMap([self.prior_flow.bijector, tfb.Identity()])])
 
     @property
     def autoencoder_bijector(self) -> tfb.Bijector:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
 from aef_tfp.networks.equalized import EqualizedDense
+from aef_tfp.networks.mode import call_network
 
 __all__ = [
     "DECODER_SCALES",
@@ -37,7 +38,9 @@ class _HeadedNetwork(keras.layers.Layer):
         self._network_input_shape = tuple(input_shape)
         # One call builds the network, whatever its kind, and shows its outputs.
         try:
-            outputs = self.network(tf.zeros((1, *input_shape), self.compute_dtype))
+            outputs = call_network(
+                self.network, tf.zeros((1, *input_shape), self.compute_dtype)
+            )
         except ValueError as error:
             first_line = str(error).strip().partition("\n")[0]
             raise ValueError(
@@ -57,7 +60,7 @@ class _HeadedNetwork(keras.layers.Layer):
 
     def _raw(self, x):
         """Calls the network; its one or more outputs as a list in our dtype."""
-        outputs = tf.nest.flatten(self.network(x))
+        outputs = tf.nest.flatten(call_network(self.network, x))
         return [tf.cast(output, self.compute_dtype) for output in outputs]
 
     def _refuse(self, allowed: str):

@@ -1,0 +1,69 @@
+"""An affine map of features whose parameters are read in each call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from aef_tfp.bijectors.reuse import Live
+
+__all__ = ["FeatureAffine"]
+
+
+class FeatureAffine(Live, tfb.Bijector):
+    """Scales and shifts the entries of the last axis.
+
+        inverse: x = exp(log_scale) * y + shift
+        forward: y = exp(-log_scale) * (x - shift)
+        inverse log-det: sum of log_scale
+
+    `tfb.Scale` and `tfb.Shift` copy a Keras variable when they are made, and go on with
+    that value when the variable has another one.
+
+    Args:
+        parameters: Returns `(log_scale, shift)`, `[n]` each; called each time.
+        validate_args: As in every TFP bijector.
+        name: Name of the operations.
+
+    Example:
+        >>> log_scale = keras.Variable(tf.zeros([2]))
+        >>> doubled = FeatureAffine(lambda: (log_scale, tf.zeros([2])))
+        >>> log_scale.assign(tf.math.log([2.0, 2.0]))
+        >>> doubled.inverse([[1.0, 3.0]]).numpy()
+        array([[2., 6.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        parameters: Callable[[], tuple[Any, Any]],
+        validate_args: bool = False,
+        name: str = "feature_affine",
+    ):
+        arguments = dict(locals())
+        self._affine_parameters = parameters
+        super().__init__(
+            forward_min_event_ndims=1,
+            is_constant_jacobian=True,
+            validate_args=validate_args,
+            parameters=arguments,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def _forward(self, x):
+        log_scale, shift = map(tf.convert_to_tensor, self._affine_parameters())
+        return tf.exp(-log_scale) * (x - shift)
+
+    def _inverse(self, y):
+        log_scale, shift = map(tf.convert_to_tensor, self._affine_parameters())
+        return tf.exp(log_scale) * y + shift
+
+    def _inverse_log_det_jacobian(self, y):
+        return tf.reduce_sum(self._affine_parameters()[0])
+
+    def _forward_log_det_jacobian(self, x):
+        return -tf.reduce_sum(self._affine_parameters()[0])
