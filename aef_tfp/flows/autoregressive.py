@@ -8,6 +8,7 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors import IDENTITY_PARAMETERS, MaskedAutoregressive
 from aef_tfp.flows.base import Flow, checked_flow
+from aef_tfp.flows.checks import check_flow_of_user
 from aef_tfp.flows.compositions import Inverted, Stack
 from aef_tfp.flows.elementary import ActNorm, Identity, Reverse
 from aef_tfp.networks import MADE
@@ -171,4 +172,6 @@ def get(identifier: Any, event_size: int, dtype: Any = None) -> Any:
         return MAF(event_size, dtype=dtype)
     if identifier == "iaf":
         return IAF(event_size, dtype=dtype)
-    return checked_flow(identifier)
+    flow = checked_flow(identifier)
+    check_flow_of_user(flow, event_size)
+    return flow

@@ -1,6 +1,7 @@
 """What a flow is, and how its data-dependent state is initialized."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -8,8 +9,27 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.networks import density_dtype
+from aef_tfp.networks.switch import Switch
 
-__all__ = ["Flow", "adapt_forward", "adapt_inverse", "checked_flow"]
+__all__ = [
+    "Flow",
+    "adapt_forward",
+    "adapt_inverse",
+    "checked_flow",
+    "keeping_adapted",
+]
+
+_KEEPS = Switch("keeping_adapted")
+
+
+def keeping_adapted(is_on: bool = True) -> AbstractContextManager[None]:
+    """Within it, initialization leaves alone what is not at its start any more."""
+    return _KEEPS.set(is_on)
+
+
+def are_kept(is_set: bool) -> bool:
+    """Returns whether weights that were set, if they were, are left as they are."""
+    return bool(_KEEPS) and is_set
 
 
 class Flow(keras.layers.Layer):

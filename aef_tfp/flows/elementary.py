@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors import FeatureAffine, PixelLogit
-from aef_tfp.flows.base import Flow
+from aef_tfp.flows.base import Flow, are_kept
 
 __all__ = ["ActNorm", "Identity", "PixelSquash", "Reverse"]
 
@@ -41,18 +41,25 @@ class ActNorm(Flow):
         """Affine bijector of the last axis, which reads the weights in each call."""
         return FeatureAffine(lambda: (self.log_scale, self.shift), name="act_norm")
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it is anything else than the identity that it starts as."""
+        return bool(np.any(self.log_scale.numpy()) or np.any(self.shift.numpy()))
+
     def adapt_inverse(self, y: tf.Tensor) -> tf.Tensor:
         """Normalizes `inverse(y)` and returns it."""
-        mean, std = self._moments(y)
-        self.log_scale.assign(-tf.math.log(std))
-        self.shift.assign(-mean / std)
+        if not are_kept(self.is_set):
+            mean, std = self._moments(y)
+            self.log_scale.assign(-tf.math.log(std))
+            self.shift.assign(-mean / std)
         return self.bijector.inverse(tf.identity(y))
 
     def adapt_forward(self, x: tf.Tensor) -> tf.Tensor:
         """Normalizes `forward(x)` and returns it."""
-        mean, std = self._moments(x)
-        self.log_scale.assign(tf.math.log(std))
-        self.shift.assign(mean)
+        if not are_kept(self.is_set):
+            mean, std = self._moments(x)
+            self.log_scale.assign(tf.math.log(std))
+            self.shift.assign(mean)
         return self.bijector.forward(tf.identity(x))
 
     def _moments(self, values):

@@ -23,6 +23,7 @@ from aef_tfp.networks import (
     get_encoder,
     in_passes,
     passes,
+    training_mode,
 )
 from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
 
@@ -131,9 +132,19 @@ class AutoencodingModel(EventModel):
 
     # What users do with a model.
 
-    def call(self, x):
-        """Reconstructs events, `[batch, *event_shape]`, as `predict` does."""
-        return self._reconstruct(tf.convert_to_tensor(x))
+    def call(self, x, training=None):
+        """Reconstructs events, `[batch, *event_shape]`, as `predict` does.
+
+        Args:
+            x: As in `encode`.
+            training: Whether the layers of the networks are in training.
+        """
+        x = tf.convert_to_tensor(x)
+        if not training:
+            return self._reconstruct(x)
+        # Not the compiled one, which was traced for layers at rest.
+        with training_mode():
+            return self._decoded(self._encoded(x))
 
     def encode(self, x: Any) -> tf.Tensor:
         """Returns the latents z of events.
@@ -205,11 +216,17 @@ class AutoencodingModel(EventModel):
 
     @traced
     def _encode_events(self, x):
-        x = self.dequantize(x, seed=None)
-        return self._encode(self.preprocessing.bijector.inverse(tf.identity(x)))
+        return self._encoded(x)
 
     @traced
     def _decode_latents(self, z):
+        return self._decoded(z)
+
+    def _encoded(self, x):
+        x = self.dequantize(x, seed=None)
+        return self._encode(self.preprocessing.bijector.inverse(tf.identity(x)))
+
+    def _decoded(self, z):
         return self._decode(tf.identity(z), None)
 
     @traced

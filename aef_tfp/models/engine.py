@@ -532,8 +532,8 @@ class LikelihoodTrainer(keras.Model):
         if several and steps:
             raise ValueError(
                 f"gradient_accumulation_steps works on one replica only, got {steps} "
-                f"with {self.distribute_strategy.num_replicas_in_sync} replicas; lower the "
-                "batch size per replica instead."
+                f"with {self.distribute_strategy.num_replicas_in_sync} replicas; lower "
+                "the batch size per replica instead."
             )
 
     def _stop_if_stuck(self, steps: int, logs: Any, iterator: Any) -> None:

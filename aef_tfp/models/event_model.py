@@ -13,11 +13,16 @@ from aef_tfp.models.arguments import checked_event_shape
 from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
 from aef_tfp.models.examples import first_examples
+from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
 
 DENOISING_TARGETS = ("noisy", "clean")
+
+# Of what weights mean. Format 1 had no number: maps from many inputs had no gain, and
+# files did not say which layers were frozen.
+_FORMAT = 2
 
 # Enough for means and standard deviations of ActNorm, one forward pass even on a CPU.
 _ADAPT_EXAMPLES = 512
@@ -70,6 +75,8 @@ class EventModel(LikelihoodTrainer):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
+        # Half precision has too few digits for events; networks cast for themselves.
+        self.autocast = False
         if self.dtype_policy.compute_dtype == "float16":
             raise ValueError(
                 f"dtype {self.dtype_policy.name!r} is not supported, since logits of "
@@ -189,8 +196,10 @@ class EventModel(LikelihoodTrainer):
     def adapt(self, data: Any) -> None:
         """Initializes every ActNorm from data, layer by layer from data to base.
 
-        `fit` does this when nobody did. Runs eagerly, outside of any replica, so that
-        all replicas get the same values.
+        `fit` does this when nobody did, neither here nor by loading weights, and says
+        so; an ActNorm whose weights were set by hand it leaves as it is. Called by
+        hand, this initializes all of them anew, also those of a trained model. Runs
+        eagerly, outside of any replica, so that all replicas get the same values.
 
         Args:
             data: Array `[n, *event_shape]` or data set of batches, as for `fit`; the
@@ -199,7 +208,15 @@ class EventModel(LikelihoodTrainer):
         Raises:
             ValueError: If the data do not fit the model, or a network of the user's
                 gives a scale that is not positive.
+
+        Example:
+            >>> model.adapt(images)
+            >>> model.log_prob(images[:4])  # with normalized latents, untrained
         """
+        self._adapt_to(data)
+
+    def _adapt_to(self, data) -> int:
+        """Does what `adapt` says; returns of how many examples."""
         x = self.events.checked(first_examples(data, _ADAPT_EXAMPLES))
         if not len(x):
             raise ValueError("adapt needs at least one example, got none.")
@@ -209,6 +226,7 @@ class EventModel(LikelihoodTrainer):
             x = self._corrupt(x, fold_seed(seed, _CORRUPTION))
         self._adapt_flows(self.preprocessing.adapt_inverse(x))
         self._is_adapted.assign(True)
+        return len(x)
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
         """Trains on events; arguments and result as in `keras.Model.fit`.
@@ -233,12 +251,20 @@ class EventModel(LikelihoodTrainer):
             self._check_data("validation_data", validation_data)
         self._assert_compile_called("fit")
         if not bool(self._is_adapted.numpy()):
-            self.adapt(x)
+            kept = [norm.path for norm in self._act_norms() if norm.is_set]
+            with flows.keeping_adapted():
+                count = self._adapt_to(x)
+            if _verbosity(args, kwargs) != 0:
+                print(_adapt_note(count, kept), flush=True)
         if not isinstance(x, (np.ndarray, tf.Tensor)):
             # A data set shuffles itself; Keras warns about its own default.
             kwargs.setdefault("shuffle", False)
         self._skips_in_a_row = 0
         return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+
+    def _act_norms(self) -> list[flows.ActNorm]:
+        layers = self._flatten_layers()
+        return [layer for layer in layers if isinstance(layer, flows.ActNorm)]
 
     def _check_data(self, name: str, x: Any, y: Any = None) -> None:
         self.events.check_training_data(name, x, y)
@@ -309,15 +335,64 @@ class EventModel(LikelihoodTrainer):
             "noise_std": self.noise_std,
             "denoising_target": self.denoising_target,
             "seed": self.seed,
+            "frozen": frozen_layers(self),
+            "format": _FORMAT,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Rebuilds the model; weights come from the file."""
+        """Rebuilds the model; weights come from the file.
+
+        Raises:
+            ValueError: If an older version wrote the configuration.
+        """
+        if config.get("format") != _FORMAT:
+            raise ValueError(_other_format(config.get("format")))
         config = {
             key: keras.saving.deserialize_keras_object(value, custom_objects)
             if isinstance(value, dict) and "class_name" in value
             else value
             for key, value in config.items()
+            if key != "format"
         }
-        return cls(**config)
+        frozen = config.pop("frozen", ())
+        model = cls(**config)
+        freeze(model, frozen)
+        return model
+
+    def save_own_variables(self, store):
+        """Writes the model's own weights, and what format they are of."""
+        super().save_own_variables(store)
+        store["format"] = np.array(_FORMAT)
+
+    def load_own_variables(self, store):
+        """Reads what `save_own_variables` wrote.
+
+        Raises:
+            ValueError: If an older version wrote the weights.
+        """
+        found = int(np.array(store["format"])) if "format" in store.keys() else None  # noqa: SIM118
+        if found != _FORMAT:
+            raise ValueError(_other_format(found))
+        own = {key: store[key] for key in store.keys() if key != "format"}  # noqa: SIM118
+        super().load_own_variables(own)
+
+
+def _other_format(found: Any) -> str:
+    return (
+        f"The model was saved in format {found or 1} of aef_tfp, whose weights mean "
+        f"something else than those of format {_FORMAT}, which this version reads: "
+        "train it anew, or load it with the version that wrote it."
+    )
+
+
+def _verbosity(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The argument `verbose` of `fit`, which comes fifth."""
+    return kwargs.get("verbose", args[2] if len(args) > 2 else "auto")
+
+
+def _adapt_note(count: int, kept: Sequence[str]) -> str:
+    note = f"ActNorm initialized from {count} examples, as model.adapt(data) does"
+    if kept:
+        note += f"; set before, and kept: {', '.join(kept)}"
+    return note

@@ -10,6 +10,7 @@ from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import EqualizedDense, call_network
+from aef_tfp.networks.advice import refuse_half_precision
 
 __all__ = ["ExpandedAEF"]
 
@@ -66,6 +67,7 @@ class ExpandedAEF(WholeEventModel):
         super().__init__(event_shape, latent_dim, **kwargs)
         dtype = self.events.dtype
         self.expansion = _get_expansion(expansion, self.latent_dim, dtype)
+        refuse_half_precision("expansion", self.expansion)
         output = self._features(tf.zeros((1, *self.event_shape), dtype))
         if output.shape != (1, self.latent_dim):
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["warn_if_bounded", "warn_if_shared"]
+__all__ = ["refuse_half_precision", "warn_if_bounded", "warn_if_shared"]
 
 # The model that each network belongs to.
 _owners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -20,6 +20,25 @@ _RESHAPING = (
     keras.layers.Permute,
     keras.layers.Cropping2D,
 )
+
+
+def refuse_half_precision(role: str, network: Any) -> None:
+    """Refuses layers that compute in float16.
+
+    Args:
+        role: What the message calls the network.
+        network: Keras layer or model.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for layer in network._flatten_layers():
+        if layer.compute_dtype == "float16":
+            raise ValueError(
+                f"The {role}'s layer {layer.name!r} computes in float16, which logits "
+                "of pixels and their gradients overflow; build it with "
+                "'mixed_bfloat16' or 'float32'."
+            )
 
 
 def warn_if_shared(role: str, network: Any, owner: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from aef_tfp.networks.advice import refuse_half_precision
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
 from aef_tfp.networks.equalized import EqualizedDense
 from aef_tfp.networks.mode import call_network
@@ -52,6 +53,7 @@ class _HeadedNetwork(keras.layers.Layer):
                 f"The {self._role} must return a tensor or a pair (location, scale), "
                 f"got a dict with keys {', '.join(map(repr, outputs))}."
             )
+        refuse_half_precision(self._role, self.network)
         self._output_shapes = [tuple(y.shape[1:]) for y in tf.nest.flatten(outputs)]
 
     @property

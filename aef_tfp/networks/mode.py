@@ -46,5 +46,7 @@ def call_network(network: keras.layers.Layer, x: Any) -> Any:
         x: Its input.
     """
     outputs = network(x, training=in_training())
-    _Mark(name="mode", dtype="float32", autocast=False)(tf.zeros([]), training=in_training())
+    _Mark(name="mode", dtype="float32", autocast=False)(
+        tf.zeros([]), training=in_training()
+    )
     return outputs
