@@ -369,6 +369,10 @@ def test_affine_layers_are_saved_and_cloned(tmp_path, rng):
             "affine layers of keras.layers, got 'norm' of type BatchNormalization",
         ),
         (keras.Input([4, 4, 1]), r"its input has the shape \(4, 4, 1\)"),
+        (
+            keras.layers.Dense(2, activity_regularizer="l2", name="lazy"),
+            "without activity_regularizer, but 'lazy' has one",
+        ),
     ],
 )
 def test_affine_layers_are_affine(layer, message):

@@ -54,14 +54,16 @@ def largest_difference(first, second):
 
 
 @pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF])
-def test_every_weight_moves_in_one_step(cls, digit_images):
+def test_every_weight_moves_in_two_steps(cls, digit_images):
+    # The last layers of conditioners start at zero, and let no gradient through before
+    # their first step.
     flow = {"num_layers": 2, "hidden_units": 32}
     core_flow, prior_flow = flows.MAF(3, **flow), flows.MAF(3, **flow)
     model = cls((8, 8, 1), 3, num_levels=17, core_flow=core_flow, prior_flow=prior_flow)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
     model.adapt(digit_images)
     before = weights(model)
-    model.fit(digit_images[:32], batch_size=32, verbose=0)
+    model.fit(digit_images[:32], batch_size=16, verbose=0)
     for weight, old in zip(model.trainable_weights, before, strict=True):
         assert (weight.numpy() != old).any(), weight.path
 

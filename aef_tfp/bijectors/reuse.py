@@ -118,7 +118,9 @@ def _copied(structure):
     )
 
 
-class _LiveChain(Live, tfb.Chain):
+# `tfb.Chain` itself is a composite tensor, which asks that all its parts are, too; TFP
+# makes one of this base class where they are not.
+class _LiveChain(Live, tfb.Chain.__bases__[0]):
     pass
 
 

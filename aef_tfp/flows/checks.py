@@ -41,7 +41,9 @@ def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:
             "saved; make them with self.add_weight in the layer."
         )
     variables = flow.trainable_variables
-    gradients = tape.gradient(total, [v.value for v in variables])
+    # Of a variable on several replicas, the copy that was read here.
+    local = tf.distribute.get_strategy().experimental_local_results
+    gradients = tape.gradient(total, [local(v.value)[0] for v in variables])
     ignored = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
     if ignored:
         raise ValueError(

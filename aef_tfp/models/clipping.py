@@ -27,31 +27,27 @@ def loss_scale(optimizer: keras.Optimizer) -> Any:
     return tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
 
 
-def clip(
-    optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor, factor: Any = None
-) -> list:
+def clip(optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor) -> list:
     """Clips gradients by the optimizer's settings.
 
     Args:
         optimizer: Has at most one of `global_clipnorm`, `clipnorm`, `clipvalue`, or
             scales the loss for one that has.
-        gradients: Tensors or None, of the scaled loss.
+        gradients: Tensors or None, of the loss itself.
         norm: Their global norm.
-        factor: The scale of the loss, from `loss_scale`.
     """
     optimizer = updating_optimizer(optimizer)
-    factor = 1.0 if factor is None else factor
     if optimizer.global_clipnorm:
-        limit = optimizer.global_clipnorm * factor
+        limit = optimizer.global_clipnorm
         return tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]
 
     def clip_one(gradient: Any) -> Any:
         if gradient is None:
             return None
         if optimizer.clipnorm:
-            return tf.clip_by_norm(gradient, optimizer.clipnorm * factor)
+            return tf.clip_by_norm(gradient, optimizer.clipnorm)
         if optimizer.clipvalue:
-            limit = optimizer.clipvalue * factor
+            limit = optimizer.clipvalue
             return tf.clip_by_value(gradient, -limit, limit)
         return gradient
 

@@ -379,19 +379,19 @@ class LikelihoodTrainer(keras.Model):
         gradients = tape.gradient(scaled, layers.sources)
         present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
         *present, loss = self._summed([*present, loss])
+        if factor is not None:
+            present = [gradient / factor for gradient in present]
         gradients = _in_place_of_present(gradients, present)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         # Accumulated gradients are clipped by Keras, as their sum.
         if not updating_optimizer(self.optimizer).gradient_accumulation_steps:
-            gradients = clip(self.optimizer, gradients, norm, factor)
-        if self._scales_loss_by_itself:
-            gradients = [
-                None if g is None else tf.where(finite, g, np.nan) for g in gradients
-            ]
-        self._update_train_metrics(
-            layers, norm if factor is None else norm / factor, finite
-        )
+            gradients = clip(self.optimizer, gradients, norm)
+        if factor is not None:
+            # The optimizer divides by it, and takes NaN for a scale that is too high.
+            factor = tf.where(finite, factor, np.nan)
+            gradients = [None if g is None else g * factor for g in gradients]
+        self._update_train_metrics(layers, norm, finite)
         return gradients, finite, self._agreed(layers.updates, share)
 
     def _run(self, x, seed, *, training: bool, tape: Any = None) -> Pass:

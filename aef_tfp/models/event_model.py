@@ -251,7 +251,7 @@ class EventModel(LikelihoodTrainer):
             self._check_data("validation_data", validation_data)
         self._assert_compile_called("fit")
         if not bool(self._is_adapted.numpy()):
-            kept = [norm.path for norm in self._act_norms() if norm.is_set]
+            kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
             with flows.keeping_adapted():
                 count = self._adapt_to(x)
             if _verbosity(args, kwargs) != 0:

@@ -93,7 +93,8 @@ class WholeEventModel(PairModel):
     def _with_parts_of(cls, other: PairModel, **arguments: Any) -> Self:
         """Builds a model with copies of another one's networks, flow and settings."""
         config = PairModel.get_config(other)
-        del config["name"], config["core_flow"]
+        # The layers of another kind of model have other places.
+        del config["name"], config["core_flow"], config["frozen"]
         model = cls.from_config({**config, **arguments})
         for part in ("preprocessing", "encoder", "decoder", "prior_flow"):
             getattr(model, part).set_weights(getattr(other, part).get_weights())

@@ -88,6 +88,12 @@ class AffineSequential(keras.Sequential):
                 f"AffineSequential takes layers without activation, but {layer.name!r} "
                 f"has {name!r}; let it follow as a layer of its own."
             )
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise ValueError(
+                f"AffineSequential takes layers without activity_regularizer, but "
+                f"{layer.name!r} has one, which would see other vectors than those of "
+                "the batch; let it follow as a layer of its own."
+            )
         super().add(layer, rebuild=rebuild)
 
     def call(self, inputs, training=None, mask=None):
