@@ -251,9 +251,7 @@ def test_a_step_is_that_of_the_same_network_in_plain_keras(compilation):
     ).history
     for one, other in ((encoder, own_encoder), (decoder, own_decoder)):
         for weight, expected in zip(one.weights, other.weights, strict=True):
-            np.testing.assert_allclose(
-                weight, expected, atol=2e-5, err_msg=weight.path
-            )
+            np.testing.assert_allclose(weight, expected, atol=2e-5, err_msg=weight.path)
     variance = next(w for w in encoder.weights if "moving_variance" in w.path)
     assert np.abs(variance.numpy() - 1.0).max() > 1e-2
     for name in ("loss", "val_loss"):
@@ -382,9 +380,7 @@ def test_statistics_of_replicas_are_the_mean_by_examples(mirrored):
     norm = encoder.layers[-1]
     np.testing.assert_allclose(norm.moving_mean, 0.01 * y.mean(0), atol=1e-6)
     variance = (4 * y[:4].var(0) + 3 * y[4:].var(0)) / 7
-    np.testing.assert_allclose(
-        norm.moving_variance, 0.99 + 0.01 * variance, atol=1e-6
-    )
+    np.testing.assert_allclose(norm.moving_variance, 0.99 + 0.01 * variance, atol=1e-6)
 
 
 def test_a_skipped_step_leaves_statistics_alone():
@@ -492,9 +488,7 @@ def test_half_precision_reaches_no_density_in_any_method(tmp_path):
     y = model.preprocessing.bijector.inverse(tf.identity(images))
     full = tf.math.log(images / (1.0 - images))
     norm = model.preprocessing.flows[-1]
-    np.testing.assert_allclose(
-        y, full * tf.exp(norm.log_scale) + norm.shift, rtol=1e-3
-    )
+    np.testing.assert_allclose(y, full * tf.exp(norm.log_scale) + norm.shift, rtol=1e-3)
 
 
 @pytest.mark.parametrize("scaling", ["factor", "optimizer"])
@@ -682,7 +676,9 @@ def test_files_of_another_format_say_so(tmp_path):
     model = PartitionedAEF((4,), 2, encoder="dense", decoder="dense", **NO_FLOWS)
     config = model.get_config()
     del config["format"]
-    with pytest.raises(ValueError, match="saved in format 1 .* train it anew") as error:
+    with pytest.raises(
+        ValueError, match=r"saved in format 1 .* train it anew"
+    ) as error:
         PartitionedAEF.from_config(config)
     assert "\n" not in str(error.value)
     model.save_weights(tmp_path / "old.weights.h5")

@@ -70,7 +70,7 @@ class OncePerGraph:
         return self._last[2]
 
 
-class Live:
+class Live(tfb.Bijector):
     """Mixin for bijectors of weights that change: TFP's cache never answers for others.
 
     The cache knows tensors by their identity, and would return what the weights of

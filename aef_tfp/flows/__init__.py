@@ -6,7 +6,7 @@ either direction, as `bijector.forward` and `bijector.inverse` do.
 """
 
 from aef_tfp.flows.autoregressive import IAF, MAF, Autoregressive, get
-from aef_tfp.flows.base import Flow, adapt_forward, adapt_inverse, keeping_adapted
+from aef_tfp.flows.base import Flow, adapt_forward, adapt_inverse
 from aef_tfp.flows.compositions import Inverted, Stack
 from aef_tfp.flows.elementary import ActNorm, Identity, PixelSquash, Reverse
 
@@ -24,5 +24,4 @@ __all__ = [
     "adapt_forward",
     "adapt_inverse",
     "get",
-    "keeping_adapted",
 ]

@@ -23,9 +23,9 @@ from aef_tfp.networks import (
     get_encoder,
     in_passes,
     passes,
-    training_mode,
 )
 from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
+from aef_tfp.networks.mode import training_mode
 
 __all__ = ["AutoencodingModel"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
+from aef_tfp.flows.base import keeping_adapted
 from aef_tfp.models.arguments import checked_event_shape
 from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
@@ -252,7 +253,7 @@ class EventModel(LikelihoodTrainer):
         self._assert_compile_called("fit")
         if not bool(self._is_adapted.numpy()):
             kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
-            with flows.keeping_adapted():
+            with keeping_adapted():
                 count = self._adapt_to(x)
             if _verbosity(args, kwargs) != 0:
                 print(_adapt_note(count, kept), flush=True)

@@ -9,8 +9,9 @@ import tensorflow as tf
 from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
-from aef_tfp.networks import EqualizedDense, call_network
+from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision
+from aef_tfp.networks.mode import call_network
 
 __all__ = ["ExpandedAEF"]
 

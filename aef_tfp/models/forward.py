@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from aef_tfp.bijectors.reuse import one_evaluation
 from aef_tfp.models.noise import fold_seed
-from aef_tfp.networks import training_mode
+from aef_tfp.networks.mode import training_mode
 
 __all__ = ["Pass", "run_layers"]
 

@@ -26,7 +26,6 @@ from aef_tfp.networks.gaussian import (
     positive_scale,
 )
 from aef_tfp.networks.made import MADE, MaskedDense
-from aef_tfp.networks.mode import call_network, in_training, training_mode
 from aef_tfp.networks.recursion import compiling_recursions
 from aef_tfp.networks.rematerialization import recomputed, rematerializing
 from aef_tfp.networks.residual import (
@@ -51,7 +50,6 @@ __all__ = [
     "PointEncoder",
     "Stage",
     "arranging_for_xla",
-    "call_network",
     "compiling_recursions",
     "conv_decoder",
     "conv_encoder",
@@ -62,7 +60,6 @@ __all__ = [
     "get_decoder",
     "get_encoder",
     "in_passes",
-    "in_training",
     "passes",
     "positive_scale",
     "recomputed",
@@ -70,6 +67,5 @@ __all__ = [
     "residual_decoder",
     "residual_encoder",
     "residual_stages",
-    "training_mode",
     "with_flat_batch",
 ]
