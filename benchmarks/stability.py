@@ -156,7 +156,8 @@ def measure(one: Row, data_dir: str, steps: int) -> dict[str, float]:
         "first": float(bits[0]),
         "worst": float(np.nanmax(bits)),
         "last": float(bits[-1]),
-        "norm": float(np.nanmax(history["gradient_norm"])),
+        "first_norm": float(history["gradient_norm"][0]),
+        "worst_norm": float(np.nanmax(history["gradient_norm"])),
         "skipped": float(np.sum(history["skipped_updates"])),
         "outside": share_outside(model),
     }
@@ -176,13 +177,14 @@ def share_outside(model) -> float:
 def table(results: dict[str, dict[str, float]]) -> str:
     lines = [
         "| pictures, size, model | first loss | worst loss | loss after "
-        "| largest gradient norm | skipped updates | samples outside |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| first gradient norm | largest | skipped updates | samples outside |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title, cells in results.items():
         lines.append(
             f"| {title} | {cells['first']:.2f} | {cells['worst']:.2f} "
-            f"| {cells['last']:.2f} | {cells['norm']:.3g} | {cells['skipped']:.0f} "
+            f"| {cells['last']:.2f} | {cells['first_norm']:.0f} "
+            f"| {cells['worst_norm']:.0f} | {cells['skipped']:.0f} "
             f"| {cells['outside']:.0%} |"
         )
     return "\n".join(lines) + "\n"
