@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-__all__ = ["OncePerGraph", "chain"]
+__all__ = ["OncePerGraph", "chain", "with_plain_ranks"]
 
 
 class OncePerGraph:
@@ -51,4 +51,20 @@ def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
     Args:
         bijectors: From data to base.
     """
-    return tfb.Chain(bijectors, parameters={"instance": object()})
+    return with_plain_ranks(tfb.Chain(bijectors, parameters={"instance": object()}))
+
+
+def with_plain_ranks(bijector: tfb.Bijector) -> tfb.Bijector:
+    """Returns the bijector, which can be printed now.
+
+    TFP computes the ranks of a chain's events in NumPy, and to print them asks whether
+    those of both sides are equal. NumPy's answer is an array where one side is a pair
+    and the other is not.
+
+    Args:
+        bijector: A chain; it is changed.
+    """
+    for name in ("_forward_min_event_ndims", "_inverse_min_event_ndims"):
+        # Past the bijector's own way to set an attribute, which wraps lists.
+        vars(bijector)[name] = tf.nest.map_structure(int, vars(bijector)[name])
+    return bijector

@@ -1,6 +1,7 @@
 """What a flow is, and how its data-dependent state is initialized."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,19 +9,39 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.networks import density_dtype
+from aef_tfp.networks.expansion import Expandable
 
-__all__ = ["Flow", "adapt_forward", "adapt_inverse", "checked_flow"]
+__all__ = [
+    "Flow",
+    "adapt_forward",
+    "adapt_inverse",
+    "build_for",
+    "checked_flow",
+    "naming",
+]
 
 
 class Flow(keras.layers.Layer):
     """A Keras layer with a bijector (abstract).
 
     A subclass creates its weights when it is constructed, or in `build`, and returns
-    from `bijector` a view of them. Its dtype defaults to the policy's variable dtype.
+    from `bijector` a view of them.
+
+    Its dtype is the variable dtype of the policy that it is given, or of the global
+    one: under `mixed_bfloat16` a flow computes in float32, and so do its
+    log-determinants. As a layer it takes and returns float32 there.
     """
 
     def __init__(self, **kwargs):
-        super().__init__(dtype=kwargs.pop("dtype", None) or density_dtype(), **kwargs)
+        super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
+
+    def add_weight(self, *args, **kwargs):
+        """Adds a weight whose path begins with the flow's name, as in `build`."""
+        with naming(self):
+            return super().add_weight(*args, **kwargs)
+
+    def build(self, input_shape):
+        """Notes the shape `[batch, *event]` of its inputs; the weights are there."""
 
     @property
     @abstractmethod
@@ -30,6 +51,37 @@ class Flow(keras.layers.Layer):
     def call(self, x):
         """Maps base `[..., *event]` to data of the same shape."""
         return self.bijector.forward(x)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape that the bijector makes of the input's."""
+        shape = self.bijector.forward_event_shape(tf.TensorShape(input_shape))
+        return tuple(shape.as_list())
+
+
+def naming(layer: keras.layers.Layer) -> Any:
+    """Returns a scope in which the paths of new weights begin with a layer's name.
+
+    Keras opens it around `build`, but not around a constructor.
+
+    Args:
+        layer: Its name is known once `keras.layers.Layer.__init__` has run.
+    """
+    return keras.name_scope(layer.name, caller=layer)
+
+
+def build_for(layer: Any, input_shape: Sequence[int | None]) -> None:
+    """Builds a layer for inputs of a shape, unless it has been.
+
+    Without that, Keras's summary does not know a layer's shapes.
+
+    Args:
+        layer: Any layer.
+        input_shape: `[batch, *event]`.
+    """
+    has_no_shape = layer.get_build_config() is None
+    # Their weights are there before, so that building them changes nothing else.
+    if not layer.built or (has_no_shape and isinstance(layer, (Flow, Expandable))):
+        layer.build(tuple(input_shape))
 
 
 def adapt_inverse(flow: Any, y: tf.Tensor) -> tf.Tensor:
