@@ -35,11 +35,6 @@ class Flow(keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
 
-    def add_weight(self, *args, **kwargs):
-        """Adds a weight whose path begins with the flow's name, as in `build`."""
-        with naming(self):
-            return super().add_weight(*args, **kwargs)
-
     def build(self, input_shape):
         """Notes the shape `[batch, *event]` of its inputs; the weights are there."""
 
@@ -59,9 +54,10 @@ class Flow(keras.layers.Layer):
 
 
 def naming(layer: keras.layers.Layer) -> Any:
-    """Returns a scope in which the paths of new weights begin with a layer's name.
+    """Returns a scope in which the paths of new layers' weights begin with a name.
 
-    Keras opens it around `build`, but not around a constructor.
+    Keras opens it around `build` and `add_weight`, but not around a constructor, where
+    layers are made whose weights are there at once.
 
     Args:
         layer: Its name is known once `keras.layers.Layer.__init__` has run.

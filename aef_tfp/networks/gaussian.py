@@ -263,12 +263,11 @@ class GaussianDecoder(_HeadedNetwork):
         elif self._output_shapes != [event_shape]:
             self._refuse(f"one output {_batch(event_shape)} or location and scale")
         if self.scale == "independent":
-            with keras.name_scope(self.name, caller=self):
-                self.raw_scale = self.add_weight(
-                    name="raw_scale",
-                    shape=event_shape,
-                    initializer=keras.initializers.Constant(initial_raw_scale),
-                )
+            self.raw_scale = self.add_weight(
+                name="raw_scale",
+                shape=event_shape,
+                initializer=keras.initializers.Constant(initial_raw_scale),
+            )
         self.built = True
 
     def _headed(self, z):
