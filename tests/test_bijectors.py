@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from calculus import fresh, perturb, with_log_det
+from calculus import (
+    assert_bijective_and_finite,
+    assert_scalar_congruency,
+    fresh,
+    perturb,
+    with_log_det,
+)
 
 from aef_tfp import bijectors, flows
 from aef_tfp.bijectors.reuse import OncePerGraph, chain, one_evaluation
@@ -83,6 +89,13 @@ CASES = {
 }
 
 
+FLOW_CLASSES = {
+    value
+    for value in vars(flows).values()
+    if isinstance(value, type) and issubclass(value, flows.Flow)
+} - {flows.Flow}
+
+
 @pytest.fixture(params=CASES)
 def case(request, rng):
     build, shapes, event_ndims = CASES[request.param]
@@ -113,12 +126,7 @@ def test_every_flow_and_bijector_is_in_the_table():
         visit(made)
         if not isinstance(made, tfb.Bijector):
             visit(made.bijector)
-    flow_classes = {
-        value
-        for value in vars(flows).values()
-        if isinstance(value, type) and issubclass(value, flows.Flow)
-    }
-    assert flow_classes - {flows.Flow} <= exercised
+    assert exercised >= FLOW_CLASSES
     assert {
         bijectors.PixelLogit,
         bijectors.Partition,
@@ -142,6 +150,120 @@ def test_round_trip_from_data(case):
         tf.nest.flatten(again), tf.nest.flatten(data), strict=True
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_both_directions_are_finite_and_undo_each_other(case, rng):
+    bijector, base, event_ndims = case
+    # Points on the data's side that no earlier call has seen.
+    other = tf.nest.map_structure(lambda x: tf.constant(rng.normal(size=x.shape)), base)
+    data = fresh(bijector.forward(other))
+    assert_bijective_and_finite(bijector, base, data, event_ndims)
+
+
+# name -> (bijector or flow of one number, number of its event axes, where to look)
+SCALARS = {
+    "pixel_logit": (lambda rng: bijectors.PixelLogit(1e-6), 0, (-10.0, 10.0)),
+    # Beyond, pixel values are clipped.
+    "pixel_logit_colour": (lambda rng: bijectors.PixelLogit(0.05), 0, (-2.9, 2.9)),
+    "pixel_logit_plain": (lambda rng: bijectors.PixelLogit(0.0), 3, (-10.0, 10.0)),
+    "act_norm": (lambda rng: perturb(flows.ActNorm(1, **F64), rng), 1, (-3.0, 3.0)),
+    "identity": (lambda rng: flows.Identity(**F64), 0, (-3.0, 3.0)),
+    "reverse": (lambda rng: flows.Reverse(1, **F64), 1, (-3.0, 3.0)),
+    "pixel_squash": (lambda rng: flows.PixelSquash(1e-3, **F64), 0, (-6.0, 6.0)),
+    "autoregressive": (
+        lambda rng: perturb(flows.Autoregressive(1, 7, **F64), rng),
+        1,
+        (-3.0, 3.0),
+    ),
+    "maf": (lambda rng: perturb(flows.MAF(1, 2, 7, **F64), rng), 1, (-3.0, 3.0)),
+    "inverted": (
+        lambda rng: flows.Inverted(perturb(flows.MAF(1, 2, 7, **F64), rng), **F64),
+        1,
+        (-3.0, 3.0),
+    ),
+    "stack": (
+        lambda rng: perturb(
+            flows.Stack(
+                [flows.PixelSquash(0.01, **F64), flows.ActNorm(1, **F64)], **F64
+            ),
+            rng,
+        ),
+        3,
+        (-3.0, 3.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_log_dets_of_one_number_are_slopes(name, rng):
+    build, event_ndims, (lower, upper) = SCALARS[name]
+    made = build(rng)
+    bijector = made if isinstance(made, tfb.Bijector) else made.bijector
+    assert_scalar_congruency(bijector, lower, upper, event_ndims)
+
+
+def test_every_flow_is_looked_at_in_one_dimension():
+    made = [build(np.random.default_rng(0)) for build, _, _ in SCALARS.values()]
+    assert {type(one) for one in made} >= FLOW_CLASSES
+
+
+class Wrong(tfb.Bijector):
+    """x -> 2 x, or what is asked for in place of it."""
+
+    def __init__(self, **instead):
+        super().__init__(forward_min_event_ndims=0)
+        two = tf.constant(2.0, tf.float64)
+        self._functions = {
+            "forward": lambda x: two * x,
+            "inverse": lambda y: y / two,
+            "forward_log_det": lambda x: tf.math.log(two),
+            "inverse_log_det": lambda y: -tf.math.log(two),
+            **instead,
+        }
+
+    def _forward(self, x):
+        return self._functions["forward"](x)
+
+    def _inverse(self, y):
+        return self._functions["inverse"](y)
+
+    def _forward_log_det_jacobian(self, x):
+        return self._functions["forward_log_det"](x)
+
+    def _inverse_log_det_jacobian(self, y):
+        return self._functions["inverse_log_det"](y)
+
+
+NO_LOG = tf.constant(0.0, tf.float64)
+
+
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        ({"inverse": lambda y: y / 3.0}, "forward and back"),
+        ({"forward_log_det": lambda x: NO_LOG}, "log-determinants of forward and"),
+        ({"inverse": lambda y: y / 0.0}, "forward is not finite"),
+    ],
+)
+def test_what_is_not_bijective_is_found(instead, message):
+    x = tf.constant([0.5, 1.0, 2.0], tf.float64)
+    assert_bijective_and_finite(Wrong(), x, fresh(x), 0)
+    with pytest.raises(AssertionError, match=message):
+        assert_bijective_and_finite(Wrong(**instead), x, fresh(x), 0)
+
+
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        ({"forward": tf.abs}, "not monotone"),
+        ({"forward_log_det": lambda x: NO_LOG}, "log-determinant is not the slope"),
+        ({"inverse_log_det": lambda y: NO_LOG}, "inverse density's integral"),
+    ],
+)
+def test_what_is_not_a_slope_is_found(instead, message):
+    assert_scalar_congruency(Wrong(), -1.0, 2.0)
+    with pytest.raises(AssertionError, match=message):
+        assert_scalar_congruency(Wrong(**instead), -1.0, 2.0)
 
 
 def test_forward_log_det_is_the_jacobian_of_forward(case):

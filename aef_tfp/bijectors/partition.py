@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tensorflow_probability import bijectors as tfb
 
+from aef_tfp.bijectors.reuse import with_plain_ranks
+
 __all__ = ["Partition", "center_mask", "corner_mask", "partition_mask", "random_mask"]
 
 
@@ -57,6 +59,7 @@ class Partition(tfb.Chain):
             validate_args=validate_args,
             name=name,
         )
+        with_plain_ranks(self)
 
     @property
     def mask(self) -> np.ndarray:

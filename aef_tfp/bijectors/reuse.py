@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-__all__ = ["Live", "OncePerGraph", "chain", "one_evaluation"]
+__all__ = ["Live", "OncePerGraph", "chain", "one_evaluation", "with_plain_ranks"]
 
 # What an eager evaluation under way is known by; None outside of one.
 _EVALUATION: contextvars.ContextVar[object | None] = contextvars.ContextVar(
@@ -135,4 +135,20 @@ def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
     Args:
         bijectors: From data to base.
     """
-    return _LiveChain(bijectors, parameters={"instance": object()})
+    return with_plain_ranks(_LiveChain(bijectors, parameters={"instance": object()}))
+
+
+def with_plain_ranks(bijector: tfb.Bijector) -> tfb.Bijector:
+    """Returns the bijector, which can be printed now.
+
+    TFP computes the ranks of a chain's events in NumPy, and to print them asks whether
+    those of both sides are equal. NumPy's answer is an array where one side is a pair
+    and the other is not.
+
+    Args:
+        bijector: A chain; it is changed.
+    """
+    for name in ("_forward_min_event_ndims", "_inverse_min_event_ndims"):
+        # Past the bijector's own way to set an attribute, which wraps lists.
+        vars(bijector)[name] = tf.nest.map_structure(int, vars(bijector)[name])
+    return bijector

@@ -7,11 +7,12 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors import IDENTITY_PARAMETERS, MaskedAutoregressive
-from aef_tfp.flows.base import Flow, checked_flow
+from aef_tfp.flows.base import Flow, build_for, checked_flow, naming
 from aef_tfp.flows.checks import check_flow_of_user
 from aef_tfp.flows.compositions import Inverted, Stack
 from aef_tfp.flows.elementary import ActNorm, Identity, Reverse
 from aef_tfp.networks import MADE
+from aef_tfp.networks.expansion import Expandable
 
 __all__ = ["IAF", "MAF", "Autoregressive", "get"]
 
@@ -45,7 +46,8 @@ class Autoregressive(Flow):
             dtype=self.dtype_policy,
             name="made",
         )
-        self.made.build()
+        with naming(self):
+            self.made.build((None, event_size))
         self.built = True
 
     @property
@@ -64,7 +66,7 @@ class Autoregressive(Flow):
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class MAF(Flow):
+class MAF(Expandable, Flow):
     """Masked autoregressive flow: density in parallel, sampling incremental.
 
     `num_layers` times (reversed order, MADE, ActNorm), as in appendix D.2: K = 4 and
@@ -103,20 +105,30 @@ class MAF(Flow):
         self.hidden_units = hidden_units
         self.num_blocks = num_blocks
         flows: list[Flow] = []
-        for i in range(num_layers):
-            flows += [
-                Reverse(event_size, name=f"reverse_{i}", dtype=self.dtype_policy),
-                Autoregressive(
-                    event_size,
-                    hidden_units,
-                    num_blocks,
-                    name=f"autoregressive_{i}",
-                    dtype=self.dtype_policy,
-                ),
-                ActNorm(event_size, name=f"act_norm_{i}", dtype=self.dtype_policy),
-            ]
-        self.stack = Stack(flows, name="stack", dtype=self.dtype_policy)
+        options = {"dtype": self.dtype_policy}
+        with naming(self):
+            for i in range(num_layers):
+                flows += [
+                    Reverse(event_size, name=f"reverse_{i}", **options),
+                    Autoregressive(
+                        event_size,
+                        hidden_units,
+                        num_blocks,
+                        name=f"autoregressive_{i}",
+                        **options,
+                    ),
+                    ActNorm(event_size, name=f"act_norm_{i}", **options),
+                ]
+            self.stack = Stack(flows, name="stack", **options)
         self.built = True
+
+    def build(self, input_shape):
+        """Builds the layers for inputs of the shape `[batch, event_size]`."""
+        build_for(self.stack, input_shape)
+
+    @property
+    def _parts(self):
+        return self.stack.flows
 
     @property
     def bijector(self) -> tfb.Bijector:
@@ -142,19 +154,30 @@ class MAF(Flow):
         }
 
 
-def IAF(event_size: int, **kwargs) -> Inverted:  # noqa: N802 - named as the paper does
+def IAF(  # noqa: N802 - named as the paper does
+    event_size: int, *, dtype: Any = None, name: str | None = None, **kwargs
+) -> Inverted:
     """Inverse autoregressive flow, `Inverted(MAF(...))`: sampling in parallel.
 
     Args:
         event_size: Number of entries d.
+        dtype: Keras dtype policy of both layers.
+        name: Name of both layers; a new one that begins with "iaf" if None.
         **kwargs: As in `MAF`.
 
     Reference: Kingma et al. (arXiv:1606.04934).
     """
-    return Inverted(MAF(event_size, **kwargs), name="iaf")
+    if name is None:
+        # Counted as Keras counts its own: iaf, iaf_1, ...
+        number = keras.backend.get_uid("iaf") - 1
+        name = f"iaf_{number}" if number else "iaf"
+    maf = MAF(event_size, dtype=dtype, name=name, **kwargs)
+    return Inverted(maf, dtype=dtype, name=name)
 
 
-def get(identifier: Any, event_size: int, dtype: Any = None) -> Any:
+def get(
+    identifier: Any, event_size: int, dtype: Any = None, name: str | None = None
+) -> Any:
     """Returns the flow over vectors that an identifier means.
 
     Args:
@@ -162,16 +185,17 @@ def get(identifier: Any, event_size: int, dtype: Any = None) -> Any:
             identity, or a Keras layer with a `.bijector`, returned as it is.
         event_size: Number of entries of the vectors.
         dtype: Keras dtype policy of a flow built here.
+        name: Name of a flow built here.
 
     Raises:
         ValueError: If the identifier is none of these.
     """
     if identifier in (None, "none"):
-        return Identity(dtype=dtype)
+        return Identity(dtype=dtype, name=name)
     if identifier == "maf":
-        return MAF(event_size, dtype=dtype)
+        return MAF(event_size, dtype=dtype, name=name)
     if identifier == "iaf":
-        return IAF(event_size, dtype=dtype)
+        return IAF(event_size, dtype=dtype, name=name)
     flow = checked_flow(identifier)
     check_flow_of_user(flow, event_size)
     return flow

@@ -1,6 +1,7 @@
 """What a flow is, and how its data-dependent state is initialized."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,14 +10,17 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.networks import density_dtype
+from aef_tfp.networks.expansion import Expandable
 from aef_tfp.networks.switch import Switch
 
 __all__ = [
     "Flow",
     "adapt_forward",
     "adapt_inverse",
+    "build_for",
     "checked_flow",
     "keeping_adapted",
+    "naming",
 ]
 
 _KEEPS = Switch("keeping_adapted")
@@ -36,11 +40,18 @@ class Flow(keras.layers.Layer):
     """A Keras layer with a bijector (abstract).
 
     A subclass creates its weights when it is constructed, or in `build`, and returns
-    from `bijector` a view of them. Its dtype defaults to the policy's variable dtype.
+    from `bijector` a view of them.
+
+    Its dtype is the variable dtype of the policy that it is given, or of the global
+    one: under `mixed_bfloat16` a flow computes in float32, and so do its
+    log-determinants. As a layer it takes and returns float32 there.
     """
 
     def __init__(self, **kwargs):
-        super().__init__(dtype=kwargs.pop("dtype", None) or density_dtype(), **kwargs)
+        super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
+
+    def build(self, input_shape):
+        """Notes the shape `[batch, *event]` of its inputs; the weights are there."""
 
     @property
     @abstractmethod
@@ -50,6 +61,38 @@ class Flow(keras.layers.Layer):
     def call(self, x):
         """Maps base `[..., *event]` to data of the same shape."""
         return self.bijector.forward(x)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape that the bijector makes of the input's."""
+        shape = self.bijector.forward_event_shape(tf.TensorShape(input_shape))
+        return tuple(shape.as_list())
+
+
+def naming(layer: keras.layers.Layer) -> Any:
+    """Returns a scope in which the paths of new layers' weights begin with a name.
+
+    Keras opens it around `build` and `add_weight`, but not around a constructor, where
+    layers are made whose weights are there at once.
+
+    Args:
+        layer: Its name is known once `keras.layers.Layer.__init__` has run.
+    """
+    return keras.name_scope(layer.name, caller=layer)
+
+
+def build_for(layer: Any, input_shape: Sequence[int | None]) -> None:
+    """Builds a layer for inputs of a shape, unless it has been.
+
+    Without that, Keras's summary does not know a layer's shapes.
+
+    Args:
+        layer: Any layer.
+        input_shape: `[batch, *event]`.
+    """
+    has_no_shape = layer.get_build_config() is None
+    # Their weights are there before, so that building them changes nothing else.
+    if not layer.built or (has_no_shape and isinstance(layer, (Flow, Expandable))):
+        layer.build(tuple(input_shape))
 
 
 def adapt_inverse(flow: Any, y: tf.Tensor) -> tf.Tensor:

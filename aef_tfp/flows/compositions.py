@@ -8,13 +8,20 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors.reuse import chain
-from aef_tfp.flows.base import Flow, adapt_forward, adapt_inverse, checked_flow
+from aef_tfp.flows.base import (
+    Flow,
+    adapt_forward,
+    adapt_inverse,
+    build_for,
+    checked_flow,
+)
+from aef_tfp.networks.expansion import Expandable
 
 __all__ = ["Inverted", "Stack"]
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class Stack(Flow):
+class Stack(Expandable, Flow):
     """Composition of flows, the one next to the data first.
 
     Args:
@@ -32,6 +39,17 @@ class Stack(Flow):
         super().__init__(**kwargs)
         self.flows = [checked_flow(flow) for flow in flows]
         self.built = True
+
+    def build(self, input_shape):
+        """Builds the flows for inputs of the shape `[batch, *event]`."""
+        # A flow that moves entries, such as a reshape, may change their shape.
+        for flow in reversed(self.flows):
+            build_for(flow, input_shape)
+            input_shape = _shape_after(flow, input_shape)
+
+    @property
+    def _parts(self):
+        return self.flows
 
     @property
     def bijector(self) -> tfb.Bijector:
@@ -67,7 +85,7 @@ class Stack(Flow):
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class Inverted(Flow):
+class Inverted(Expandable, Flow):
     """A flow with its directions exchanged.
 
     Args:
@@ -79,6 +97,14 @@ class Inverted(Flow):
         super().__init__(**kwargs)
         self.flow = checked_flow(flow)
         self.built = True
+
+    def build(self, input_shape):
+        """Builds the flow for inputs of the shape `[batch, *event]`."""
+        build_for(self.flow, input_shape)
+
+    @property
+    def _parts(self):
+        return [self.flow]
 
     @property
     def bijector(self) -> tfb.Bijector:
@@ -105,3 +131,8 @@ class Inverted(Flow):
         """Rebuilds the flow."""
         flow = keras.saving.deserialize_keras_object(config["flow"])
         return cls(**{**config, "flow": flow})
+
+
+def _shape_after(flow: Any, input_shape: Any) -> tuple[int | None, ...]:
+    shape = flow.bijector.forward_event_shape(tf.TensorShape(input_shape))
+    return tuple(shape.as_list())

@@ -51,7 +51,7 @@ class Autoencoder(AutoencodingModel):
                 "returns a location alone; leave the argument out."
             )
         super().__init__(event_shape, latent_dim, decoder_scale="fixed", **kwargs)
-        self.built = True
+        self._complete()
 
     def _encoder_of(self, network: Any) -> keras.layers.Layer:
         return PointEncoder(

@@ -120,6 +120,13 @@ class AutoencodingModel(EventModel):
             dtype=self.events.dtype,
         )
 
+    def _parts(self):
+        return {
+            **super()._parts(),
+            "encoder": (self.encoder, self.event_shape),
+            "decoder": (self.decoder, (self.latent_dim,)),
+        }
+
     # What a kind of model defines.
 
     @abstractmethod

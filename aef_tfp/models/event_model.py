@@ -9,13 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.flows.base import keeping_adapted
+from aef_tfp.flows.base import build_for, keeping_adapted
 from aef_tfp.models.arguments import checked_event_shape
 from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
 from aef_tfp.models.examples import first_examples
 from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
+from aef_tfp.models.paths import name_weights
+from aef_tfp.networks.expansion import expanding
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
 
@@ -115,6 +117,31 @@ class EventModel(LikelihoodTrainer):
         if logit_lambda is None:
             return []
         return [flows.PixelSquash(logit_lambda, name="pixel_squash", dtype=dtype)]
+
+    # What it is made of.
+
+    def _parts(self) -> dict[str, tuple[keras.layers.Layer, tuple[int, ...]]]:
+        """Its layers by the first name of their weights' paths; shapes of inputs."""
+        return {"preprocessing": (self.preprocessing, self.event_shape)}
+
+    def _complete(self) -> None:
+        """Ends the construction, when all parts are there."""
+        parts = self._parts()
+        for layer, shape in parts.values():
+            build_for(layer, (None, *shape))
+        name_weights({name: layer for name, (layer, _) in parts.items()})
+        self.built = True
+
+    def summary(self, *args, expand_nested: bool = False, **kwargs):
+        """Prints what the model is made of; arguments as in `keras.Model.summary`.
+
+        Args:
+            *args: As in `keras.Model.summary`.
+            expand_nested: Whether to show the layers of networks and flows, too.
+            **kwargs: As in `keras.Model.summary`.
+        """
+        with expanding(expand_nested):
+            super().summary(*args, expand_nested=expand_nested, **kwargs)
 
     # What a kind of model defines.
 

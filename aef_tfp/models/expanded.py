@@ -11,6 +11,7 @@ from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision
+from aef_tfp.networks.batching import build_for_batches
 from aef_tfp.networks.mode import call_network
 
 __all__ = ["ExpandedAEF"]
@@ -69,13 +70,17 @@ class ExpandedAEF(WholeEventModel):
         dtype = self.events.dtype
         self.expansion = _get_expansion(expansion, self.latent_dim, dtype)
         refuse_half_precision("expansion", self.expansion)
+        build_for_batches(self.expansion, self.event_shape)
         output = self._features(tf.zeros((1, *self.event_shape), dtype))
         if output.shape != (1, self.latent_dim):
             raise ValueError(
                 f"The expansion must return [batch, {self.latent_dim}], got "
                 f"[batch, {', '.join(map(str, output.shape[1:]))}]."
             )
-        self.built = True
+        self._complete()
+
+    def _parts(self):
+        return {**super()._parts(), "expansion": (self.expansion, self.event_shape)}
 
     @classmethod
     def from_vae(cls, vae: WholeEventModel, expansion: Any = "linear") -> Self:
@@ -93,11 +98,9 @@ class ExpandedAEF(WholeEventModel):
             >>> aef.compile(keras.optimizers.Adam(1e-3))
             >>> history = aef.fit(images)
         """
-        model = cls._with_parts_of(
-            vae,
-            core_flow=keras.saving.serialize_keras_object(vae.core_flow),
-            expansion=expansion,
-        )
+        core_flow = keras.saving.serialize_keras_object(vae.core_flow)
+        core_flow["config"]["name"] = "core_flow"
+        model = cls._with_parts_of(vae, core_flow=core_flow, expansion=expansion)
         model.core_flow.set_weights(vae.core_flow.get_weights())
         return model
 
@@ -187,5 +190,5 @@ def _get_expansion(identifier: Any, latent_dim: int, dtype: Any) -> keras.layers
             keras.layers.Flatten(dtype=dtype),
             EqualizedDense(latent_dim, kernel_initializer=initializer, dtype=dtype),
         ],
-        name="linear_expansion",
+        name="expansion",
     )

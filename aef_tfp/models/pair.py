@@ -54,8 +54,20 @@ class PairModel(AutoencodingModel, GenerativeModel):
     ):
         super().__init__(event_shape, latent_dim, **kwargs)
         dtype = self.events.dtype
-        self.prior_flow = flows.get(prior_flow, self.latent_dim, dtype=dtype)
-        self.core_flow = flows.get(core_flow, self.latent_dim, dtype=dtype)
+        self.prior_flow = flows.get(
+            prior_flow, self.latent_dim, dtype=dtype, name="prior_flow"
+        )
+        self.core_flow = flows.get(
+            core_flow, self.latent_dim, dtype=dtype, name="core_flow"
+        )
+
+    def _parts(self):
+        shape = (self.latent_dim,)
+        return {
+            **super()._parts(),
+            "prior_flow": (self.prior_flow, shape),
+            "core_flow": (self.core_flow, shape),
+        }
 
     @property
     @abstractmethod

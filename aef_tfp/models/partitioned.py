@@ -78,7 +78,7 @@ class PartitionedAEF(PairModel, ExactModel):
             )
         self.partition = partition if isinstance(partition, str) else mask
         self._partition = Partition(mask)
-        self.built = True
+        self._complete()
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:

@@ -66,8 +66,13 @@ class PixelMAF(ExactModel):
                 name="flow",
                 dtype=self.events.dtype,
             )
-        self.flow = flows.get(flow, self.event_size, dtype=self.events.dtype)
-        self.built = True
+        self.flow = flows.get(
+            flow, self.event_size, dtype=self.events.dtype, name="flow"
+        )
+        self._complete()
+
+    def _parts(self):
+        return {**super()._parts(), "flow": (self.flow, (self.event_size,))}
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:

@@ -49,14 +49,24 @@ class VariationalModel(WholeEventModel):
     ):
         checked_count("latent_dim", latent_dim)
         dtype = density_dtype(kwargs.get("dtype"))
-        posterior_flow = flows.get(posterior_flow, latent_dim, dtype=dtype)
+        posterior_flow = flows.get(
+            posterior_flow, latent_dim, dtype=dtype, name="posterior_flow"
+        )
         super().__init__(
             event_shape,
             latent_dim,
-            core_flow=flows.Inverted(posterior_flow, dtype=dtype),
+            core_flow=flows.Inverted(
+                posterior_flow, dtype=dtype, name="posterior_flow"
+            ),
             **kwargs,
         )
-        self.built = True
+        self._complete()
+
+    def _parts(self):
+        parts = super()._parts()
+        # What the user gave is the posterior flow; the core flow inverts it.
+        parts["posterior_flow"] = parts.pop("core_flow")
+        return parts
 
     @classmethod
     def from_aef(cls, aef: ExpandedAEF) -> Self:
@@ -68,7 +78,9 @@ class VariationalModel(WholeEventModel):
         Args:
             aef: The model to copy from; it stays as it is.
         """
-        posterior_flow = flows.Inverted(aef.core_flow, dtype=aef.events.dtype)
+        posterior_flow = flows.Inverted(
+            aef.core_flow, dtype=aef.events.dtype, name="posterior_flow"
+        )
         model = cls._with_parts_of(
             aef, posterior_flow=keras.saving.serialize_keras_object(posterior_flow)
         )

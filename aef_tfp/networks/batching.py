@@ -1,13 +1,14 @@
 """How Keras layers meet tensors with any number of batch axes, and of any length."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 __all__ = [
+    "build_for_batches",
     "density_dtype",
     "events_per_pass",
     "in_passes",
@@ -28,6 +29,21 @@ def density_dtype(policy: Any = None) -> str:
     """
     policy = keras.dtype_policies.get(policy) or keras.config.dtype_policy()
     return policy.variable_dtype
+
+
+def build_for_batches(network: Any, event_shape: Sequence[int]) -> None:
+    """Builds a network for batches of any length, if it has a `build` of its own.
+
+    Built by its first call, it would take the length of that batch for the only one,
+    and a summary would show it.
+
+    Args:
+        network: Keras layer or model; one that is built stays as it is.
+        event_shape: Shape of one event.
+    """
+    by_calling = (keras.layers.Layer.build, keras.Model.build)
+    if not network.built and type(network).build not in by_calling:
+        network.build((None, *event_shape))
 
 
 def events_per_pass(network: Any, event_size: int) -> int:

@@ -1,13 +1,19 @@
 """Networks with a diagonal Gaussian at the end: location and scale."""
 
+import math
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from aef_tfp.networks.advice import refuse_half_precision
-from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.batching import (
+    build_for_batches,
+    density_dtype,
+    with_flat_batch,
+)
 from aef_tfp.networks.equalized import EqualizedDense
+from aef_tfp.networks.expansion import Expandable
 from aef_tfp.networks.mode import call_network
 
 __all__ = [
@@ -30,15 +36,16 @@ def positive_scale(raw_scale: tf.Tensor) -> tf.Tensor:
     return tf.nn.softplus(raw_scale) + _SCALE_FLOOR
 
 
-class _HeadedNetwork(keras.layers.Layer):
+class _HeadedNetwork(Expandable, keras.layers.Layer):
     """Any Keras network, called with any batch shape, outputs in the density dtype."""
 
     def __init__(self, network, input_shape: Sequence[int], **kwargs):
-        super().__init__(dtype=kwargs.pop("dtype", None) or density_dtype(), **kwargs)
+        super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
         self.network = network
         self._network_input_shape = tuple(input_shape)
         # One call builds the network, whatever its kind, and shows its outputs.
         try:
+            build_for_batches(self.network, input_shape)
             outputs = call_network(
                 self.network, tf.zeros((1, *input_shape), self.compute_dtype)
             )
@@ -81,7 +88,32 @@ class _HeadedNetwork(keras.layers.Layer):
     def _headed(self, x):
         raise NotImplementedError
 
+    def build(self, input_shape):
+        """Notes the shape `[..., *input]`; the weights are there."""
 
+    @property
+    def _parts(self):
+        heads = (getattr(self, name, None) for name in ("loc_head", "scale_head"))
+        return [self.network, *(head for head in heads if head is not None)]
+
+    def _batch_shape(self, input_shape):
+        return tuple(input_shape[: len(input_shape) - len(self._network_input_shape)])
+
+    def get_config(self):
+        """Returns the constructor's arguments; the network as a serialized object."""
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Rebuilds the layer and its network."""
+        network = keras.saving.deserialize_keras_object(config["network"])
+        return cls(**{**config, "network": network})
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
 class GaussianEncoder(_HeadedNetwork):
     """Encoder with Gaussian outputs: g_m and g_s of eq. 4, 9.
 
@@ -108,9 +140,8 @@ class GaussianEncoder(_HeadedNetwork):
         self.latent_dim = latent_dim
         if len(self._output_shapes) == 1:
             self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
-            self.loc_head = EqualizedDense(latent_dim, dtype=self.dtype_policy)
-            self.scale_head = EqualizedDense(latent_dim, dtype=self.dtype_policy)
-            self._headed(tf.zeros((1, *event_shape), self.compute_dtype))
+            self.loc_head = _linear(latent_dim, self, "loc_head")
+            self.scale_head = _linear(latent_dim, self, "scale_head")
         elif self._output_shapes != [(latent_dim,)] * 2:
             self._refuse(
                 f"features, or location and scale of shape [batch, {latent_dim}] each"
@@ -125,7 +156,21 @@ class GaussianEncoder(_HeadedNetwork):
         scale = positive_scale(self.scale_head(features))
         return self.loc_head(features), scale
 
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of location and scale, `[..., d]` each."""
+        shape = (*self._batch_shape(input_shape), self.latent_dim)
+        return shape, shape
 
+    def get_config(self):
+        """Returns the constructor's arguments; the network as a serialized object."""
+        return {
+            **super().get_config(),
+            "event_shape": list(self._network_input_shape),
+            "latent_dim": self.latent_dim,
+        }
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
 class PointEncoder(_HeadedNetwork):
     """Encoder without a scale: one linear head on the network's features.
 
@@ -143,15 +188,28 @@ class PointEncoder(_HeadedNetwork):
         super().__init__(network, event_shape, **kwargs)
         if len(self._output_shapes) != 1:
             self._refuse("one output (features) here, where latents have no scale")
+        self.latent_dim = latent_dim
         self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
-        self.loc_head = EqualizedDense(latent_dim, dtype=self.dtype_policy)
-        self._headed(tf.zeros((1, *event_shape), self.compute_dtype))
+        self.loc_head = _linear(latent_dim, self, "loc_head")
         self.built = True
 
     def _headed(self, x):
         return self.loc_head(self.flatten(self._raw(x)[0]))
 
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the latents, `[..., d]`."""
+        return (*self._batch_shape(input_shape), self.latent_dim)
 
+    def get_config(self):
+        """Returns the constructor's arguments; the network as a serialized object."""
+        return {
+            **super().get_config(),
+            "event_shape": list(self._network_input_shape),
+            "latent_dim": self.latent_dim,
+        }
+
+
+@keras.saving.register_keras_serializable(package="aef_tfp")
 class GaussianDecoder(_HeadedNetwork):
     """Decoder with Gaussian outputs: f and sigma of eq. 5.
 
@@ -193,7 +251,9 @@ class GaussianDecoder(_HeadedNetwork):
             )
         super().__init__(network, (latent_dim,), **kwargs)
         self.scale = scale
-        event_shape = tuple(event_shape)
+        self._scale_argument = scale
+        self._initial_raw_scale = initial_raw_scale
+        self._event_shape = event_shape = tuple(event_shape)
         if len(self._output_shapes) == 2:
             if self._output_shapes != [event_shape] * 2:
                 self._refuse(f"location and scale of shape {_batch(event_shape)} each")
@@ -227,6 +287,29 @@ class GaussianDecoder(_HeadedNetwork):
             return loc, tf.ones_like(loc)
         scale = positive_scale(tf.convert_to_tensor(self.raw_scale))
         return loc, tf.broadcast_to(scale, tf.shape(loc))
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of location and scale, `[..., *event_shape]` each."""
+        shape = (*self._batch_shape(input_shape), *self._event_shape)
+        return shape, shape
+
+    def get_config(self):
+        """Returns the constructor's arguments; the network as a serialized object."""
+        return {
+            **super().get_config(),
+            "latent_dim": self._network_input_shape[0],
+            "event_shape": list(self._event_shape),
+            "scale": self._scale_argument,
+            "initial_raw_scale": self._initial_raw_scale,
+        }
+
+
+def _linear(latent_dim: int, layer: _HeadedNetwork, name: str) -> EqualizedDense:
+    """A linear head on the flattened features of a layer's network."""
+    head = EqualizedDense(latent_dim, dtype=layer.dtype_policy, name=name)
+    with keras.name_scope(layer.name, caller=layer):
+        head.build((None, math.prod(layer._output_shapes[0])))
+    return head
 
 
 def _batch(shape: Sequence[int]) -> str:

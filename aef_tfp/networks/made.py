@@ -77,6 +77,10 @@ class MaskedDense(keras.layers.Layer):
         """Maps `[..., inputs]` to `[..., units]`."""
         return tf.linalg.matmul(x, self.masked_kernel) + self.bias
 
+    def compute_output_shape(self, input_shape):
+        """Returns the input's shape with `units` in place of `inputs`."""
+        return (*input_shape[:-1], self.mask.shape[1])
+
     def get_config(self):
         """Returns the constructor's arguments; the mask as nested lists."""
         return {
@@ -106,8 +110,9 @@ class MADE(keras.layers.Layer):
         initial_parameters: The p values that every entry's outputs start at, whatever
             the input: the last layer's kernel starts at zero. None: it starts as those
             of other layers do.
-        **kwargs: As in every Keras layer. The dtype defaults to the policy's *variable*
-            dtype: a log-density in half precision is wrong by whole nats.
+        **kwargs: As in every Keras layer. Of the policy, or the global one, the
+            *variable* dtype counts: a log-density in half precision is wrong by whole
+            nats.
 
     Raises:
         ValueError: If a count is below 1 (`num_blocks`: below 0), or there are not p
@@ -131,7 +136,7 @@ class MADE(keras.layers.Layer):
         initial_parameters: Sequence[float] | None = None,
         **kwargs,
     ):
-        super().__init__(dtype=kwargs.pop("dtype", None) or density_dtype(), **kwargs)
+        super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
         for name, value, least in (
             ("event_size", event_size, 1),
             ("num_parameters", num_parameters, 1),
@@ -189,6 +194,10 @@ class MADE(keras.layers.Layer):
     def call(self, x):
         """Maps `[..., d]` to parameters `[..., d, p]`."""
         return with_flat_batch(self._parameters, x, event_ndims=1)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the input's shape with an axis of parameters at the end."""
+        return (*input_shape, self.num_parameters)
 
     def _parameters(self, x):
         return tf.reshape(

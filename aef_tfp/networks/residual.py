@@ -289,6 +289,11 @@ class GaussianSplit(keras.layers.Layer):
         loc, raw_scale = keras.ops.split(x, 2, axis=-1)
         return loc, positive_scale(raw_scale)
 
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of location and scale, half as wide each."""
+        shape = (*input_shape[:-1], input_shape[-1] // 2)
+        return shape, shape
+
     def get_config(self):
         """Returns the arguments of every Keras layer."""
         return super().get_config()
