@@ -226,8 +226,7 @@ def _input(shape: tuple[int, ...], dtype: Any) -> keras.KerasTensor:
 
 def _relu_layers(hidden_units, dtype) -> list[keras.layers.Layer]:
     return [
-        EqualizedDense(units, activation="relu", dtype=dtype)
-        for units in hidden_units
+        EqualizedDense(units, activation="relu", dtype=dtype) for units in hidden_units
     ]
 
 
