@@ -13,9 +13,11 @@ from aef_tfp.data import dataset_info
 __all__ = ["choose"]
 
 # What an epoch can be: round numbers, of whole executions of 10 steps. Of fewer than a
-# hundred fast steps, validation would be the longer part.
+# hundred fast steps, validation would be the longer part; but a handful of images is
+# learned by heart sooner.
 _INTERVALS = (10, 20, 50, 100, 200, 500)
 _LEAST_INTERVAL = 100
+_MOST_PASSES_PER_EPOCH = 20
 
 # Pixels that two CPU cores train on in about a minute, by the networks: measured with
 # AEF (linear) at 32 x 32 and 64 x 64 in colour. A GPU is faster, and an epoch there
@@ -26,9 +28,10 @@ _PIXELS_PER_MINUTE = {"conv": 60e6, "dense": 60e6, "residual": 5e6}
 # fewer passes than this it would take most.
 _LEAST_PASSES_PER_EPOCH = 1 / 16
 
-# Few images are learned by heart soon after; many reach the paper's 100,000 steps.
+# Few images are learned by heart long before; of many, the paper's 100,000 steps are
+# enough.
 _PASSES = 300
-_LEAST_ITERATIONS, _MOST_ITERATIONS = 1000, 100_000
+_MOST_ITERATIONS = 100_000
 
 # The residual networks' width is the number of latents, if nobody says it. Few latents
 # need no such thin networks.
@@ -64,9 +67,9 @@ def choose(
     """Chooses what the settings leave to the images.
 
     The rules: the small networks, if they take the images, with the paper's step size;
-    batches of which at least ten make a pass over few images; 300 passes, between 1,000
-    and 100,000 steps; a validation after about a pass, or sooner where that takes more
-    than about a minute on two CPU cores.
+    batches of which at least ten make a pass over few images; 300 passes, but at most
+    100,000 steps; a validation after about a pass, or sooner where that takes more than
+    about a minute on two CPU cores.
 
     Example:
         >>> config, notes = choose(get_preset("folder-vae-8"), 320, (64, 64, 3))
@@ -114,13 +117,10 @@ def choose(
     one_pass = num_images / batch_size
     interval, why = _interval(settings, networks, one_pass, batch_size, image_shape)
     interval = choices.take("validation_interval", interval, why)
-    total = min(max(_PASSES * one_pass, _LEAST_ITERATIONS), _MOST_ITERATIONS)
+    total = min(_PASSES * one_pass, _MOST_ITERATIONS)
     total = interval * math.ceil(total / interval)
-    iterations = choices.take(
-        "iterations",
-        total,
-        f"{_count(total / one_pass)} passes over the training images",
-    )
+    passes = _passes(total, one_pass)
+    iterations = choices.take("iterations", total, f"{passes} over the training images")
     choices.take(
         "patience",
         max(iterations // 5, 5 * interval),
@@ -192,13 +192,14 @@ def _interval(
     samples = settings.num_importance_samples if settings.model == "iwae" else 1
     pixels = batch_size * height * width * samples
     minute = _PIXELS_PER_MINUTE[networks] / pixels
-    wanted = _rounded_up(max(one_pass, _LEAST_INTERVAL))
+    few = min(_LEAST_INTERVAL, _MOST_PASSES_PER_EPOCH * one_pass)
+    wanted = _rounded_up(max(one_pass, few))
     least = _rounded_up(one_pass * _LEAST_PASSES_PER_EPOCH)
     fast = max((n for n in _INTERVALS if n <= minute), default=_INTERVALS[0])
     interval = max(least, min(wanted, fast))
     if settings.iterations is not None:
         interval = min(interval, settings.iterations)
-    why = f"an epoch below: {_count(interval / one_pass)} passes"
+    why = f"an epoch below: {_passes(interval, one_pass)}"
     # A validation that is worth its time may come later than that.
     if interval == fast < wanted:
         why += ", a minute on two CPUs"
@@ -209,5 +210,7 @@ def _rounded_up(interval: float) -> int:
     return min((n for n in _INTERVALS if n >= interval), default=_INTERVALS[-1])
 
 
-def _count(passes: float) -> str:
-    return f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+def _passes(iterations: int, one_pass: float) -> str:
+    passes = iterations / one_pass
+    number = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+    return f"{number} {'pass' if number == '1' else 'passes'}"

@@ -221,6 +221,9 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
         return False
     bar = _progress_bar("tuning the proposal's scale", 17, verbose)
     images = splits.validation.images[:_TUNING_IMAGES]
+    if len(images) == 1:
+        # Of the smallest sets. It is tuned on, not reported: twice will do.
+        images = np.repeat(images, 2, axis=0)
     metrics.tune_proposal_scale(model, images, num_samples=num_samples, progress=bar)
     return True
 

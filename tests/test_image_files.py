@@ -19,7 +19,7 @@ from aef_tfp.config import CHOSEN, PRESETS, RunConfig, RunSettings, get_preset
 from aef_tfp.data import celeba_hq, folder
 from aef_tfp.data.image_files import read_image
 from aef_tfp.defaults import choose
-from aef_tfp.evaluation import evaluate_run, load_run_splits
+from aef_tfp.evaluation import evaluate_run, load_run_splits, tune
 from aef_tfp.networks import residual_stages
 
 
@@ -281,8 +281,9 @@ def own(preset="folder-aef-linear-64", **asked):
             (28, 28, 1),
             ("conv", 1e-3, 128, 100_000, 500, 20_000),
         ),
-        (own(), 4, (64, 64, 3), ("conv", 1e-3, 4, 1000, 100, 500)),
-        (own(), 1, (8, 8, 1), ("conv", 1e-3, 1, 1000, 100, 500)),
+        (own(), 4, (64, 64, 3), ("conv", 1e-3, 4, 300, 20, 100)),
+        (own(), 1, (8, 8, 1), ("conv", 1e-3, 1, 300, 20, 100)),
+        (own(), 16, (64, 64, 3), ("conv", 1e-3, 8, 600, 50, 250)),
         (
             own(networks="residual"),
             320,
@@ -359,6 +360,16 @@ def test_the_images_choose_the_settings(asked, num_images, shape, expected):
     assert config.picture_interval >= config.validation_interval
     # The same again chooses nothing.
     assert choose(config, num_images, shape) == (config, ())
+
+
+def test_one_validation_image_is_enough_to_tune_on():
+    from aef_tfp import VAE
+
+    model = VAE((2, 2, 1), 1, encoder="dense", decoder="dense", prior_flow="none")
+    image = data.Split(np.zeros((1, 2, 2, 1), np.uint8))
+    splits = data.Splits(image, image, image, data.dataset_info("npz"))
+    assert tune(model, splits, num_samples=2, verbose=0)
+    assert model.proposal_scales["encoder"] > 0
 
 
 def test_a_thin_residual_network_is_nobodys_choice():
