@@ -189,8 +189,13 @@ def _interval(
 ) -> tuple[int, str]:
     """Returns the steps of an epoch, and why they are so many."""
     height, width, _ = shape
-    samples = settings.num_importance_samples if settings.model == "iwae" else 1
-    pixels = batch_size * height * width * samples
+    cost = 1.0
+    if settings.model == "iwae":
+        # The samples are decoded, and the images encoded once.
+        cost = (1 + settings.num_importance_samples) / 2
+    elif settings.model == "pixel-maf":
+        cost = settings.flow_layers * settings.flow_units / 1024
+    pixels = batch_size * height * width * cost
     minute = _PIXELS_PER_MINUTE[networks] / pixels
     few = min(_LEAST_INTERVAL, _MOST_PASSES_PER_EPOCH * one_pass)
     wanted = _rounded_up(max(one_pass, few))
