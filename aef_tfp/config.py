@@ -13,10 +13,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from aef_tfp.data.registry import DATASETS
 
 __all__ = [
+    "CHOSEN",
     "DEFAULT_PRESET",
     "PRESETS",
     "EvaluationConfig",
     "RunConfig",
+    "RunSettings",
     "StrategyName",
     "get_preset",
 ]
@@ -43,8 +45,11 @@ StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the result of a run, apart from where files lie."""
+class RunSettings:
+    """What a run is asked to be; where None says so, the images choose.
+
+    See `defaults.choose`, which makes a `RunConfig` of it.
+    """
 
     dataset: str = "digits"
     """Data set by its name in the list of presets; `folder` and `npz` are your own."""
@@ -67,8 +72,9 @@ class RunConfig:
     latent_dim: int = 8
     """Number of latents d; a pixel MAF has none."""
 
-    networks: NetworkName = "conv"
-    """Encoder and decoder: the paper's small or residual networks, or dense ones."""
+    networks: NetworkName | None = None
+    """Encoder and decoder: the paper's small or residual networks, or dense ones; None
+    takes what fits your images."""
 
     width: int | None = None
     """Channels of the residual networks; None is the number of latents, as there."""
@@ -97,26 +103,28 @@ class RunConfig:
     denoising_target: Literal["noisy", "clean"] = "noisy"
     """Whether the objective is that of the noisy image (the paper's) or the clean."""
 
-    iterations: int = 100_000
-    """Training steps in all."""
+    iterations: int | None = None
+    """Training steps in all; None chooses by the number of images."""
 
-    batch_size: int = 128
-    """Images per step, over all devices."""
+    batch_size: int | None = None
+    """Images per step, over all devices; None chooses by their number and size."""
 
-    learning_rate: float = 1e-3
-    """Step size of Adam."""
+    learning_rate: float | None = None
+    """Step size of Adam; None takes that of the networks."""
 
     clip_norm: float = 200.0
     """Limit of the gradient's global norm."""
 
-    validation_interval: int = 500
-    """Steps between validations; progress and checkpoints come as often."""
+    validation_interval: int | None = None
+    """Steps between validations; progress and checkpoints come as often; None chooses
+    about a pass over the training images, or about a minute."""
 
-    log_interval: int = 100
-    """Steps between two points of TensorBoard's training curves."""
+    log_interval: int | None = None
+    """Steps between two points of TensorBoard's training curves; None chooses."""
 
-    picture_interval: int = 2000
-    """Steps between two sets of pictures in TensorBoard, at validations only."""
+    picture_interval: int | None = None
+    """Steps between two sets of pictures in TensorBoard, at validations only; None
+    chooses."""
 
     save_interval: int = 500
     """Steps between two checkpoints within an epoch; 0 saves at validations only."""
@@ -124,8 +132,9 @@ class RunConfig:
     keep_checkpoints: int = 3
     """Checkpoints to keep, the newest."""
 
-    patience: int = 0
-    """Stop after this many steps without a better validation loss; 0 never stops."""
+    patience: int | None = None
+    """Stop after this many steps without a better validation loss; 0 never stops; None
+    is a fifth of the iterations."""
 
     max_skipped_updates: int = 20
     """Stop with an error after this many non-finite updates in a row."""
@@ -157,7 +166,7 @@ class RunConfig:
         Raises:
             ValueError: If a number is out of its range.
         """
-        least_one: tuple[str, ...] = (
+        for name in (
             "latent_dim",
             "flow_layers",
             "flow_units",
@@ -171,14 +180,12 @@ class RunConfig:
             "steps_per_execution",
             "num_samples",
             "num_importance_samples",
-        )
-        if self.width is not None:
-            least_one = (*least_one, "width")
-        for name in least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}."
-                )
+            "width",
+        ):
+            value = getattr(self, name)
+            # None is still to be chosen.
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.image_size is not None and self.image_size < 4:
             raise ValueError(f"image_size must be at least 4, got {self.image_size}.")
         if self.num_marginal_images < 2:
@@ -187,15 +194,13 @@ class RunConfig:
                 f"{self.num_marginal_images}."
             )
         for name in ("learning_rate", "clip_norm"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} must be a positive number, got {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
         for name in ("save_interval", "patience", "seed", "noise_std"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} must be at least 0, got {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be at least 0, got {value}.")
         _check_seed(self.seed)
         self._check_use()
 
@@ -206,13 +211,14 @@ class RunConfig:
                 f"width is {self.width}, but a pixel-maf has no encoder and no "
                 "decoder: leave it out."
             )
-        if self.width is not None and self.networks != "residual":
+        if self.width is not None and self.networks not in (None, "residual"):
             raise ValueError(
                 f"width is {self.width}, but networks are {self.networks!r}, which "
                 "have none: leave it out, or choose residual networks (--networks "
                 "residual)."
             )
-        has_blocks = self.networks == "residual" and self.model != "pixel-maf"
+        may_have_blocks = self.networks in (None, "residual")
+        has_blocks = may_have_blocks and self.model != "pixel-maf"
         if self.rematerialize and not has_blocks:
             raise ValueError(
                 "rematerialize is for the residual networks, which this model has not: "
@@ -238,6 +244,39 @@ class RunConfig:
     def to_json(self) -> str:
         """Returns the fields as JSON, one per line."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(RunSettings):
+    """Everything that decides the result of a run, apart from where files lie.
+
+    Nothing is left to be chosen. The numbers are those of the paper's MNIST-like sets.
+    """
+
+    networks: NetworkName = "conv"
+    iterations: int = 100_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    validation_interval: int = 500
+    log_interval: int = 100
+    picture_interval: int = 2000
+    patience: int = 0
+
+    @classmethod
+    def of(cls, settings: RunSettings, **chosen: Any) -> "RunConfig":
+        """Returns settings with what was chosen for them.
+
+        Raises:
+            ValueError: If something is left to be chosen.
+        """
+        config = cls(**(dataclasses.asdict(settings) | chosen))
+        left = [name for name in CHOSEN if getattr(config, name) is None]
+        if left:
+            raise ValueError(
+                f"{', '.join(left)} of the data set {settings.dataset!r} are chosen "
+                "from its images: pass them, or use defaults.choose."
+            )
+        return config
 
     @classmethod
     def from_run(cls, run_dir: Path) -> "RunConfig":
@@ -267,6 +306,11 @@ class RunConfig:
             if not _fits(value, hints[name]):
                 raise ValueError(f"{path} has {name} = {value!r}, which it cannot be.")
         return cls(**fields)
+
+
+# Its annotations are the narrower ones.
+CHOSEN: tuple[str, ...] = tuple(RunConfig.__annotations__)
+"""What may be left to be chosen from the images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +390,7 @@ def _check_seed(seed: int) -> None:
         raise ValueError(f"seed must be at most 2**32 - 1, got {seed}.")
 
 
-def _ablations(base: RunConfig) -> dict[str, RunConfig]:
+def _ablations(base: RunSettings) -> dict[str, RunSettings]:
     """The rows of Table 7 without one of the flows, or both, by the ends of names."""
     # A VAE has its posterior flow where an AEF has its core flow.
     first = "posterior" if base.model == "vae" else "core"
@@ -360,31 +404,34 @@ def _ablations(base: RunConfig) -> dict[str, RunConfig]:
     }
 
 
-def _presets() -> dict[str, RunConfig]:
-    presets = {}
+def _presets() -> dict[str, RunSettings]:
+    presets: dict[str, RunSettings] = {}
     for dataset, info in DATASETS.items():
-        shared: dict[str, Any] = {
-            "dataset": dataset,
-            "networks": info.networks,
-            "batch_size": info.batch_size,
-            "learning_rate": info.learning_rate,
-            "iterations": info.iterations,
-            "validation_interval": info.validation_interval,
-            "patience": info.patience,
-        }
+        # What of one's own images is unknown yet, they choose.
+        kind = RunConfig if info.source == "tfds" else RunSettings
+        shared: dict[str, Any] = {"dataset": dataset}
+        if kind is RunConfig:
+            shared |= {
+                "networks": info.networks,
+                "batch_size": info.batch_size,
+                "learning_rate": info.learning_rate,
+                "iterations": info.iterations,
+                "validation_interval": info.validation_interval,
+                "patience": info.patience,
+            }
         if info.iterations < 10_000:
             # A short run is watched more closely.
             shared |= {"log_interval": 20, "picture_interval": 500}
         for model in get_args(ModelName):
             if model == "pixel-maf":
                 for layers, units in ((4, 256), (8, 512)):
-                    presets[f"{dataset}-{model}-{layers}x{units}"] = RunConfig(
+                    presets[f"{dataset}-{model}-{layers}x{units}"] = kind(
                         model=model, flow_layers=layers, flow_units=units, **shared
                     )
                 continue
             for latent_dim in info.latent_dims:
                 name = f"{dataset}-{model}-{latent_dim}"
-                presets[name] = RunConfig(model=model, latent_dim=latent_dim, **shared)
+                presets[name] = kind(model=model, latent_dim=latent_dim, **shared)
                 if name in _ABLATED:
                     for end, config in _ablations(presets[name]).items():
                         presets[f"{name}-{end}"] = config
@@ -398,12 +445,15 @@ DEFAULT_PRESET = "digits-aef-center-8"
 """What `trainers/run.py` trains when no preset is named."""
 
 
-def get_preset(name: str) -> RunConfig:
+def get_preset(name: str) -> RunSettings:
     """Returns a preset by its name, `DATASET-MODEL-LATENT`.
 
     A pixel MAF has its sizes in place of latents, as in `mnist-pixel-maf-4x256`. The
     ablations of Table 7 end in `-no-flows`, `-only-prior`, and `-only-core` of an AEF,
     `-only-posterior` of a VAE.
+
+    A preset of a named data set is a `RunConfig`, with the numbers of the paper. Those
+    of `folder` and `npz` leave to your images what depends on them.
 
     Raises:
         ValueError: If there is none; the message says what names look like.

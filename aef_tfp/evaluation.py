@@ -9,7 +9,7 @@ import numpy as np
 
 from aef_tfp import metrics
 from aef_tfp.callbacks import CheckpointStore
-from aef_tfp.config import EvaluationConfig, RunConfig
+from aef_tfp.config import EvaluationConfig, RunConfig, RunSettings
 from aef_tfp.data import Split, Splits, load_splits
 from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.files import replace_file
@@ -112,7 +112,7 @@ def evaluate_run(
 
 
 def load_run_splits(
-    config: RunConfig,
+    config: RunSettings,
     *,
     run_dir: Path | None = None,
     data_dir: Path | None = None,
@@ -221,6 +221,9 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
         return False
     bar = _progress_bar("tuning the proposal's scale", 17, verbose)
     images = splits.validation.images[:_TUNING_IMAGES]
+    if len(images) == 1:
+        # Of the smallest sets. It is tuned on, not reported: twice will do.
+        images = np.repeat(images, 2, axis=0)
     metrics.tune_proposal_scale(model, images, num_samples=num_samples, progress=bar)
     return True
 

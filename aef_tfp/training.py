@@ -16,6 +16,7 @@ import tensorflow as tf
 from aef_tfp import flows
 from aef_tfp.callbacks import (
     Checkpoints,
+    Duration,
     History,
     Pictures,
     Scalars,
@@ -23,7 +24,7 @@ from aef_tfp.callbacks import (
     write_hyperparameters,
     write_projector,
 )
-from aef_tfp.config import RunConfig, StrategyName
+from aef_tfp.config import RunConfig, RunSettings, StrategyName
 from aef_tfp.data import (
     DatasetInfo,
     Splits,
@@ -31,6 +32,7 @@ from aef_tfp.data import (
     training_batches,
 )
 from aef_tfp.data.fingerprint import fingerprint
+from aef_tfp.defaults import choose
 from aef_tfp.distribution import any_worker, get_strategy, is_chief
 from aef_tfp.evaluation import (
     best_iteration,
@@ -189,7 +191,7 @@ def _has_stages(side: int) -> bool:
 
 
 def train(
-    config: RunConfig,
+    settings: RunSettings,
     run_dir: Path,
     *,
     data_dir: Path | None = None,
@@ -200,11 +202,12 @@ def train(
 ) -> list[Record]:
     """Trains, evaluates on the test set, and writes the run directory.
 
-    Of several workers, each calls this with the same configuration; the chief alone
-    writes files, and only its run directory has to hold checkpoints.
+    Of several workers, each calls this with the same settings; the chief alone writes
+    files, and only its run directory has to hold checkpoints.
 
     Args:
-        config: The run.
+        settings: The run; what is None there is chosen from the images (see
+            `defaults.choose`), and config.json holds it.
         run_dir: Directory to create; with `resume`, the one to go on in.
         data_dir: TFDS data directory, TFDS's own default if None; or the folder of
             images, or NumPy file, of one's own.
@@ -228,7 +231,7 @@ def train(
             another worker that is gone.
         RunInterrupted: If SIGINT or SIGTERM asked for an end; a checkpoint is saved.
     """
-    config.check()
+    settings.check()
     # A cluster wants to be set up before TensorFlow does anything else.
     devices = get_strategy(strategy)
     chief = is_chief(devices)
@@ -240,13 +243,15 @@ def train(
             f"with --run-dir, or go on in it with --resume {run_dir}."
         )
     splits = load_run_splits(
-        config,
+        settings,
         run_dir=run_dir if resume else None,
         data_dir=data_dir,
         download=download,
     )
+    config, choices = choose(settings, len(splits.train), splits.info.image_shape)
     if verbose and chief:
-        print("".join(f"{note}\n" for note in splits.notes), end="", flush=True)
+        notes = (*splits.notes, *choices)
+        print("".join(f"{note}\n" for note in notes), end="", flush=True)
     checkpoints = Checkpoints(
         run_dir,
         functools.partial(_iteration_of, config),
@@ -328,6 +333,7 @@ def _fit(
                 iteration_of,
                 config.picture_interval,
             ),
+            Duration(iteration_of, done, total, verbose),
         ]
     with StopOnSignal(checkpoints) as stop:
         callbacks.append(stop)

@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 
 from aef_tfp import data
-from aef_tfp.config import RunConfig
+from aef_tfp.callbacks import Duration, duration
+from aef_tfp.config import CHOSEN, PRESETS, RunConfig, RunSettings, get_preset
 from aef_tfp.data import celeba_hq, folder
 from aef_tfp.data.image_files import read_image
-from aef_tfp.evaluation import evaluate_run, load_run_splits
+from aef_tfp.defaults import choose
+from aef_tfp.evaluation import evaluate_run, load_run_splits, tune
+from aef_tfp.networks import residual_stages
 
 
 def one_line(message):
@@ -103,9 +106,9 @@ def test_mixed_files_become_equal_images(mixed):
         assert images.shape[1:] == (20, 20, 3)
     size, skipped, drawn = splits.notes
     assert size == (
-        "499 image files, 22 to 90 pixels wide and 22 to 64 high, become 20 x 20 (the"
-        " smallest side of all, 22, rounded down to a multiple of 4, at most 64;"
-        " --image-size sets another) with 3 channels"
+        "499 image files, 22 to 90 pixels wide and 22 to 64 high, become 20 x 20 (no"
+        " larger than the smallest side of all, 22, or than 64, and a side that every"
+        " network takes; --image-size sets another) with 3 channels"
     )
     pattern = re.escape(
         f"2 of 500 image files are unreadable and were skipped: {_BAD}"
@@ -162,7 +165,7 @@ def test_mixed_files_become_a_run(mixed, tmp_path, capsys, monkeypatch):
     run = importlib.import_module("run")
     run_dir = tmp_path / "run"
     options = ["--networks=dense", "--image-size=8", "--iterations=2"]
-    options += ["--steps-per-execution=1", "--no-jit-compile"]
+    options += ["--steps-per-execution=1", "--no-jit-compile", "--batch-size=64"]
     argv = ["folder-autoencoder-2", *options, f"--data-dir={mixed}"]
     assert run.main([*argv, f"--run-dir={run_dir}"]) == 1
     printed = capsys.readouterr().err
@@ -173,10 +176,31 @@ def test_mixed_files_become_a_run(mixed, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "become 8 x 8" in printed
     assert "'100.jpg' (image file is truncated" in printed
+    assert "2: 2 iterations, the rest is chosen from your images. Run" in printed
+    assert "chosen for 398 training images of 8 x 8 x 3" in printed
+    assert "--batch-size" not in printed
+    # Of two steps the first compiles.
+    assert re.search(
+        r"about \S+ s per iteration: first validation in .* 2 iter", printed
+    )
+    config = RunConfig.from_run(run_dir)
+    assert (config.image_size, config.batch_size) == (8, 64)
+    assert (config.iterations, config.validation_interval) == (2, 2)
     facts = json.loads((run_dir / "data.json").read_text())
     assert facts["image_shape"] == [8, 8, 3]
     assert facts["num_images"] == {"train": 398, "validation": 50, "test": 50}
     assert (run_dir / "reconstructions.png").is_file()
+    # It goes on with the numbers that were chosen for it, and chooses none.
+    argv = [f"--resume={run_dir}", f"--data-dir={mixed}", "--iterations=4"]
+    assert run.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "2: 4 iterations, an epoch below is 2 of them" in printed
+    assert "chosen" not in printed
+    assert "next validation in" in printed
+    resumed = RunConfig.from_run(run_dir)
+    assert resumed == dataclasses.replace(config, iterations=4)
+    assert run.main([f"--resume={run_dir}", "--log-interval=7"]) == 1
+    assert f"({config.log_interval} -> 7) would change" in capsys.readouterr().err
 
 
 def test_splits_are_the_same_in_any_file_system(mixed, tmp_path, monkeypatch):
@@ -233,6 +257,275 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
     with pytest.raises(ValueError, match=r"'bad\.png' \(no image of a known format\)"):
         data.load_splits("folder", path, **arguments)
     assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+# What the images choose.
+
+
+def own(preset="folder-aef-linear-64", **asked):
+    return dataclasses.replace(get_preset(preset), **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_images", "shape", "expected"),
+    [
+        # Networks, step size, batch, iterations, epoch, patience.
+        (own(), 320, (64, 64, 3), ("conv", 1e-3, 32, 3000, 100, 600)),
+        (own(), 32_000, (64, 64, 3), ("conv", 1e-3, 64, 100_000, 200, 20_000)),
+        (own(), 32_000, (32, 32, 3), ("conv", 1e-3, 64, 100_000, 500, 20_000)),
+        (own(), 5000, (32, 32, 3), ("conv", 1e-3, 64, 23_500, 100, 4700)),
+        # As MNIST's own preset.
+        (
+            own("npz-aef-linear-32"),
+            54_000,
+            (28, 28, 1),
+            ("conv", 1e-3, 128, 100_000, 500, 20_000),
+        ),
+        (own(), 4, (64, 64, 3), ("conv", 1e-3, 4, 300, 20, 100)),
+        (own(), 1, (8, 8, 1), ("conv", 1e-3, 1, 300, 20, 100)),
+        (own(), 16, (64, 64, 3), ("conv", 1e-3, 8, 600, 50, 250)),
+        (
+            own(networks="residual"),
+            320,
+            (64, 64, 3),
+            ("residual", 1e-4, 16, 6000, 50, 1200),
+        ),
+        # Validation on 4,000 images would take as long as 50 such steps.
+        (
+            own(networks="residual"),
+            32_000,
+            (64, 64, 3),
+            ("residual", 1e-4, 16, 100_000, 200, 20_000),
+        ),
+        (
+            own(networks="residual"),
+            32_000,
+            (32, 32, 3),
+            ("residual", 1e-4, 64, 100_000, 50, 20_000),
+        ),
+        # Slower models.
+        (
+            own("folder-iwae-32"),
+            32_000,
+            (64, 64, 3),
+            ("conv", 1e-3, 64, 100_000, 50, 20_000),
+        ),
+        (
+            own("folder-pixel-maf-8x512"),
+            32_000,
+            (64, 64, 3),
+            ("conv", 1e-3, 64, 100_000, 50, 20_000),
+        ),
+        (own(), 320, (50, 50, 3), ("dense", 1e-3, 32, 3000, 100, 600)),
+        (own(), 320, (14, 14, 1), ("residual", 1e-4, 32, 3000, 100, 600)),
+        (own("npz-vae-2"), 320, (1, 1, 1), ("dense", 1e-3, 32, 3000, 100, 600)),
+        (
+            own("npz-vae-8"),
+            320,
+            (14, 20, 1),
+            ("dense", 1e-3, 32, 3000, 100, 600),
+        ),
+        (own(width=8), 320, (64, 64, 3), ("residual", 1e-4, 16, 6000, 50, 1200)),
+        # What is chosen fits what is asked.
+        (
+            own(iterations=20, batch_size=8),
+            320,
+            (64, 64, 3),
+            ("conv", 1e-3, 8, 20, 20, 100),
+        ),
+        (
+            own(validation_interval=70, learning_rate=0.5),
+            320,
+            (64, 64, 3),
+            ("conv", 0.5, 32, 3010, 70, 602),
+        ),
+    ],
+)
+def test_the_images_choose_the_settings(asked, num_images, shape, expected):
+    asked.check()
+    config, notes = choose(asked, num_images, shape)
+    config.check()
+    got = (
+        config.networks,
+        config.learning_rate,
+        config.batch_size,
+        config.iterations,
+        config.validation_interval,
+        config.patience,
+    )
+    assert got == expected
+    # What is asked stays, and nobody says that it was chosen.
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        option = f"--{field.name.replace('_', '-')} "
+        named = [note for note in notes if note.strip().startswith(option)]
+        if value is not None:
+            assert getattr(config, field.name) == value
+            assert not named
+        elif field.name == "networks" and asked.model == "pixel-maf":
+            assert not named
+        elif field.name in CHOSEN and field.name != "log_interval":
+            (note,) = named
+            assert note.split()[1] == str(getattr(config, field.name))
+    assert all(len(note) <= 80 for note in notes)
+    # A run ends with a whole epoch, and its curves have points in each.
+    if asked.iterations is None:
+        assert config.iterations % config.validation_interval == 0
+    assert 5 * config.log_interval <= config.validation_interval
+    assert config.picture_interval >= config.validation_interval
+    # The same again chooses nothing.
+    assert choose(config, num_images, shape) == (config, ())
+
+
+def test_one_validation_image_is_enough_to_tune_on():
+    from aef_tfp import VAE
+
+    model = VAE((2, 2, 1), 1, encoder="dense", decoder="dense", prior_flow="none")
+    image = data.Split(np.zeros((1, 2, 2, 1), np.uint8))
+    splits = data.Splits(image, image, image, data.dataset_info("npz"))
+    assert tune(model, splits, num_samples=2, verbose=0)
+    assert model.proposal_scales["encoder"] > 0
+
+
+def test_a_thin_residual_network_is_nobodys_choice():
+    asked = own("npz-vae-2")
+    assert choose(asked, 320, (14, 14, 1))[0].width == 32
+    asked = own("npz-vae-2", networks="residual")
+    assert choose(asked, 320, (14, 14, 1))[0].width is None
+    asked = own("npz-vae-64")
+    assert choose(asked, 320, (14, 14, 1))[0].width is None
+
+
+def test_a_run_keeps_the_side_that_was_found():
+    config, notes = choose(own(), 320, (64, 64, 3))
+    assert config.image_size == 64
+    assert "  --image-size 64            32 would be about 4 times as fast" in notes
+    _, notes = choose(own(), 320, (32, 32, 3))
+    assert "--image-size" not in "".join(notes)
+    assert choose(own("npz-vae-2"), 320, (64, 64, 3))[0].image_size is None
+
+
+def test_the_networks_chosen_take_the_images():
+    for side in range(1, 200):
+        config, _ = choose(own(), 100, (side, side, 1))
+        try:
+            residual_stages(side)
+        except ValueError:
+            takes = "conv" if side % 4 == 0 else "dense"
+        else:
+            takes = "conv" if side % 4 == 0 else "residual"
+        assert config.networks == takes, side
+    # And all of them the side that is inferred.
+    for side in folder._SIDES:
+        assert side % 4 == 0
+        assert residual_stages(side)
+
+
+def test_only_presets_of_ones_own_images_leave_a_choice():
+    for name, config in PRESETS.items():
+        left = {field for field in CHOSEN if getattr(config, field) is None}
+        is_own = name.startswith(("folder-", "npz-"))
+        assert left == (set(CHOSEN) if is_own else set()), name
+        assert isinstance(config, RunConfig) != is_own
+        config.check()
+    mnist = get_preset("mnist-vae-32")
+    assert choose(mnist, 3, (28, 28, 1)) == (mnist, ())
+
+
+def test_what_is_left_to_choose_is_no_configuration():
+    message = (
+        "log_interval, patience of the data set 'npz' are chosen from its images: pass"
+        " them, or use defaults.choose."
+    )
+    numbers = dict.fromkeys(CHOSEN, 1) | {"networks": "conv"}
+    del numbers["log_interval"], numbers["patience"]
+    with pytest.raises(ValueError, match=one_line(message)):
+        RunConfig.of(RunSettings(dataset="npz"), **numbers)
+
+
+@pytest.mark.parametrize("name", sorted(set(CHOSEN) - {"networks"}))
+def test_a_choice_of_the_users_is_checked(name):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got -1\.$"):
+        own(**{name: -1}).check()
+
+
+class Clock:
+    """Plays the executions of `fit` for a callback, each of some seconds."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(duration.time, "perf_counter", lambda: self.now)
+
+    def fit(self, callback, epochs, interval, per_execution, seconds, start=0):
+        """The executions take `seconds` in turn; each validation takes 1,000."""
+        callback.on_train_begin()
+        for epoch in epochs:
+            callback.on_epoch_begin(epoch)
+            for end in range(per_execution, interval - start + 1, per_execution):
+                callback.on_train_batch_begin(end - per_execution)
+                self.now += next(seconds)
+                callback.on_train_batch_end(end - 1)
+            start = 0
+            self.now += 1000.0
+
+
+@pytest.mark.parametrize(
+    ("done", "per_execution", "seconds", "line"),
+    [
+        # The one that compiles is left out: three of 10 steps in 2, 3 and 4 seconds.
+        (
+            0,
+            10,
+            [60, 2, 3, 4, 1e9],
+            "about 0.3 s per iteration: first validation in about 18 s, all 3,000"
+            " iterations in about 15 min without validations",
+        ),
+        # Slow ones are not waited for.
+        (
+            0,
+            10,
+            [60, 20, 1e9],
+            "about 2 s per iteration: first validation in about 2.7 min, all 3,000"
+            " iterations in about 1.7 h without validations",
+        ),
+        # One in an epoch, which compiles; so it is the next one.
+        (
+            0,
+            100,
+            [60, 5, 1e9],
+            "about 0.05 s per iteration: first validation in about 1 s, all 3,000"
+            " iterations in about 2.3 min without validations",
+        ),
+        (
+            2940,
+            10,
+            [60, 2, 2, 2, 1e9],
+            "about 0.2 s per iteration: next validation in about 4 s, the remaining 60"
+            " iterations in about 4 s without validations",
+        ),
+    ],
+)
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_a_run_says_once_how_long_it_takes(
+    done, per_execution, seconds, line, verbose, monkeypatch, capsys
+):
+    callback = Duration(lambda epoch: 100 * (epoch + 1), done, 3000, verbose)
+    ticks = itertools.chain(seconds, itertools.repeat(1.0))
+    start, first = done % 100, done // 100
+    epochs = range(first, first + 3)
+    Clock(monkeypatch).fit(callback, epochs, 100, per_execution, ticks, start)
+    printed = capsys.readouterr().out
+    # Below the progress bar of the epoch.
+    assert printed == {0: "", 1: f"\n{line}\n", 2: f"{line}\n"}[verbose]
+
+
+def test_each_fit_compiles_anew(monkeypatch, capsys):
+    callback = Duration(lambda epoch: 100 * (epoch + 1), 90, 200, 2)
+    clock = Clock(monkeypatch)
+    clock.fit(callback, [0], 100, 10, iter([60.0]), start=90)
+    assert capsys.readouterr().out == ""
+    clock.fit(callback, [1], 100, 10, iter([60.0, *[1.0] * 9]))
+    assert capsys.readouterr().out.startswith("about 0.1 s per iteration: next")
 
 
 # What the seed draws.

@@ -307,6 +307,9 @@ def test_help_and_list_do_not_start_tensorflow():
     )
     assert listed.returncode == 0, listed.stderr
     assert "mnist-aef-center-32" in listed.stdout
+    lines = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
+    assert lines["mnist-vae-32"] == "100000 iterations, batch 128"
+    assert lines["npz-vae-32"] == "chosen from your images"
     assert "DATASET-MODEL-LATENT" in terminal("--help").stdout
 
 

@@ -14,6 +14,7 @@ from aef_tfp.config import (
     DEFAULT_PRESET,
     PRESETS,
     RunConfig,
+    RunSettings,
     StrategyName,
     get_preset,
 )
@@ -30,7 +31,7 @@ option below; name an option to change it."""
 class Arguments:
     """Where a run starts from and where its files lie."""
 
-    config: tyro.conf.OmitArgPrefixes[RunConfig]
+    config: tyro.conf.OmitArgPrefixes[RunSettings]
 
     preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")] = (
         DEFAULT_PRESET
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     resumed = _resumed_directory(argv)
     preset = _preset_name(argv)
+    base: RunSettings
     if resumed is None:
         base = get_preset(preset or DEFAULT_PRESET)
     else:
@@ -88,9 +90,7 @@ def _run(argv: list[str]) -> int:
 
     print(
         f"{config.model} on {config.dataset}, d = {config.latent_dim}: "
-        f"{config.iterations} iterations, an epoch below is "
-        f"{config.validation_interval} of them and one validation. "
-        f"Run directory: {run_dir}",
+        f"{_length(config)}. Run directory: {run_dir}",
         flush=True,
     )
     training = import_quietly("aef_tfp.training")
@@ -109,8 +109,9 @@ def _run(argv: list[str]) -> int:
         command = ["python", "trainers/run.py", "--resume", str(run_dir)]
         if arguments.data_dir:
             command += ["--data-dir", str(arguments.data_dir)]
+        of_total = f" of {config.iterations}" if config.iterations else ""
         print(
-            f"Saved at iteration {interruption.iteration} of {config.iterations}; "
+            f"Saved at iteration {interruption.iteration}{of_total}; "
             f"go on with: {shlex.join(command)}",
             file=sys.stderr,
         )
@@ -142,7 +143,21 @@ def _preset_name(argv: list[str]) -> str | None:
     return next((name for name in argv if name in PRESETS), None)
 
 
-def _refuse_changes(base: RunConfig, arguments: Arguments, preset: str | None) -> None:
+def _length(config: RunSettings) -> str:
+    """What is known of the iterations before the images are."""
+    total, epoch = config.iterations, config.validation_interval
+    if total and epoch:
+        return (
+            f"{total} iterations, an epoch below is {epoch} of them and one validation"
+        )
+    if total:
+        return f"{total} iterations, the rest is chosen from your images"
+    return "iterations and more are chosen from your images"
+
+
+def _refuse_changes(
+    base: RunSettings, arguments: Arguments, preset: str | None
+) -> None:
     config, run_dir = arguments.config, arguments.resume
     if preset is not None:
         raise ValueError(
@@ -175,9 +190,14 @@ def _new_run_dir(preset: str) -> Path:
 def _preset_list() -> str:
     width = max(map(len, PRESETS))
     return "\n".join(
-        f"{name:<{width}}  {config.iterations} iterations, batch {config.batch_size}"
-        for name, config in PRESETS.items()
+        f"{name:<{width}}  {_summary(config)}" for name, config in PRESETS.items()
     )
+
+
+def _summary(config: RunSettings) -> str:
+    if isinstance(config, RunConfig):
+        return f"{config.iterations} iterations, batch {config.batch_size}"
+    return "chosen from your images"
 
 
 if __name__ == "__main__":

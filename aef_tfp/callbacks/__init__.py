@@ -6,6 +6,7 @@ shorter).
 """
 
 from aef_tfp.callbacks.checkpoints import Checkpoints
+from aef_tfp.callbacks.duration import Duration
 from aef_tfp.callbacks.history import History
 from aef_tfp.callbacks.signals import RunInterrupted, StopOnSignal
 from aef_tfp.callbacks.store import CheckpointStore
@@ -19,6 +20,7 @@ from aef_tfp.callbacks.tensorboard import (
 __all__ = [
     "CheckpointStore",
     "Checkpoints",
+    "Duration",
     "History",
     "Pictures",
     "RunInterrupted",

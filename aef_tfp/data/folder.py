@@ -23,8 +23,8 @@ from aef_tfp.data.storage import Facts, decode_once
 
 __all__ = ["load_folder", "own_info", "split_sizes"]
 
-# The largest images of the paper: what is inferred goes no further.
-_LARGEST_SIDE = 64
+# What may be inferred: sides that all networks take, up to the paper's largest.
+_SIDES = (64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4)
 
 # More names than these would hide the message.
 _MOST_NAMES = 10
@@ -191,15 +191,16 @@ def _shape(
     sides = [min(header.width, header.height) for header in headers]
     smallest = min(sides)
     if image_size is None:
-        size = min(smallest // 4 * 4, _LARGEST_SIDE)
+        size = next((side for side in _SIDES if side <= smallest), 0)
         if size == 0:
             raise ValueError(
                 f"the smallest image has a side of {smallest} pixels: pass --image-size"
                 " (image_size=...), at least 4"
             )
         why = (
-            f" (the smallest side of all, {smallest}, rounded down to a multiple of 4,"
-            f" at most {_LARGEST_SIDE}; --image-size sets another)"
+            f" (no larger than the smallest side of all, {smallest}, or than"
+            f" {_SIDES[0]}, and a side that every network takes; --image-size sets"
+            " another)"
         )
     else:
         size = image_size

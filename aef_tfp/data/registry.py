@@ -154,15 +154,14 @@ _CELEBA10K: dict[str, Any] = {
     "crop": (17, 7, 74, 74),
     "manual": _FILES_MANUAL + "celeba10k/1.0.0",
 }
-# Of the user's images: the shape, and with it lambda, is taken from them.
+# Of the user's images: the shape, and with it lambda, is taken from them, and so are
+# the settings of their presets.
 _OWN: dict[str, Any] = {
     "tfds_name": "",
     "image_shape": (0, 0, 0),
     "num_levels": 256,
     "logit_lambda": 0.05,
     "latent_dims": (2, 4, 8, 16, 32, 64, 128, 256),
-    "batch_size": 64,
-    "patience": 20_000,
 }
 
 # The one table to read and to extend.

@@ -209,7 +209,7 @@ def _experiment(
     if "noise_std" in settings:
         variant = f"noise {settings['noise_std']:g}"
         settings |= _DENOISING
-    config = dataclasses.replace(preset, **settings)
+    config = RunConfig.of(preset, **settings)
     # The captions: five runs on MNIST-like data, else two.
     num_runs = 5 if dataset in _MNIST_LIKE else 2
     seeds = tuple(range(config.seed, config.seed + num_runs))
