@@ -466,12 +466,11 @@ def test_frozen_layers_stay_frozen_in_files(tmp_path):
 
 
 def test_half_precision_reaches_no_density_in_any_method(tmp_path):
-    model = PartitionedAEF(
-        (4, 4, 1), 2, encoder="dense", decoder="dense", dtype="mixed_bfloat16"
-    )
+    networks = {"encoder": "dense", "decoder": "dense", "dtype": "mixed_bfloat16"}
+    model = PartitionedAEF((4, 4, 1), 2, **networks, **NO_FLOWS)
     model.compile("adam", jit_compile=False)
-    # The smallest floats that half precision would round to 0 or 1.
-    images = np.clip(IMAGES, 1.0 - 1e-3, None)
+    # Half precision would round these to 1, or to a few values.
+    images = 0.99 + 0.0099 * IMAGES
     model.fit(images, verbose=0)
     expected = model.reconstruct(images)
     for other in (model(images), model.predict(images, verbose=0)):
@@ -488,7 +487,7 @@ def test_half_precision_reaches_no_density_in_any_method(tmp_path):
     y = model.preprocessing.bijector.inverse(tf.identity(images))
     full = tf.math.log(images / (1.0 - images))
     norm = model.preprocessing.flows[-1]
-    np.testing.assert_allclose(y, full * tf.exp(norm.log_scale) + norm.shift, rtol=1e-3)
+    np.testing.assert_allclose(y, full * tf.exp(norm.log_scale) + norm.shift, atol=0.02)
 
 
 @pytest.mark.parametrize("scaling", ["factor", "optimizer"])
