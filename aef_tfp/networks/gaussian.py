@@ -27,6 +27,10 @@ __all__ = [
 DECODER_SCALES = ("independent", "dependent", "fixed")
 """Kinds of scale that `GaussianDecoder` knows."""
 
+# Of the heads' EqualizedDense layers. With 256, on MNIST (d = 32, 6,272 features), the
+# likelihood after 2,000 iterations was 0.014 bits per dimension worse.
+_REFERENCE_FEATURES = 2048
+
 # Keeps a scale away from zero, where the encoder of eq. 4 is not invertible.
 _SCALE_FLOOR = 1e-5
 
@@ -306,7 +310,12 @@ class GaussianDecoder(_HeadedNetwork):
 
 def _linear(latent_dim: int, layer: _HeadedNetwork, name: str) -> EqualizedDense:
     """A linear head on the flattened features of a layer's network."""
-    head = EqualizedDense(latent_dim, dtype=layer.dtype_policy, name=name)
+    head = EqualizedDense(
+        latent_dim,
+        reference_inputs=_REFERENCE_FEATURES,
+        dtype=layer.dtype_policy,
+        name=name,
+    )
     with keras.name_scope(layer.name, caller=layer):
         head.build((None, math.prod(layer._output_shapes[0])))
     return head

@@ -8,22 +8,27 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
-from aef_tfp.networks.equalized import input_gain
+from aef_tfp.networks.equalized import REFERENCE_INPUTS, input_gain
 from aef_tfp.networks.recursion import Recursion, sorted_degrees
 
 __all__ = ["MADE", "MaskedDense"]
+
+# Of the last layer. Flows of several layers multiply what a step makes of their scales:
+# with 256 they overflow where the learning rate is ten times too high.
+_LAST_REFERENCE_INPUTS = 64
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
 class MaskedDense(keras.layers.Layer):
     """Dense layer with a fixed mask on its kernel: x -> gain x (mask * kernel) + bias.
 
-    The gain, 1 for up to 256 inputs, is that of `EqualizedDense`.
+    The gain is that of `EqualizedDense`.
 
     Args:
         mask: `[inputs, units]`, nonzero where a connection exists.
         kernel_initializer: Keras initializer; it sees the unmasked fan-in.
         bias_initializer: Keras initializer.
+        reference_inputs: As in `EqualizedDense`.
         **kwargs: As in every Keras layer.
     """
 
@@ -32,9 +37,11 @@ class MaskedDense(keras.layers.Layer):
         mask,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
+        reference_inputs: int = REFERENCE_INPUTS,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.reference_inputs = reference_inputs
         self.mask = np.asarray(mask, dtype=bool)
         self._mask_is_folded = False
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -45,7 +52,7 @@ class MaskedDense(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel", shape=self.mask.shape, initializer=self.kernel_initializer
         )
-        self.kernel.assign(self.kernel / self._gain)
+        self.kernel.assign(self.kernel / self.gain)
         self.bias = self.add_weight(
             name="bias",
             shape=self.mask.shape[1:],
@@ -58,11 +65,12 @@ class MaskedDense(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.kernel)
         if self._mask_is_folded:
             return kernel
-        return kernel * (self._gain * self.mask).astype(self.compute_dtype)
+        return kernel * (self.gain * self.mask).astype(self.compute_dtype)
 
     @property
-    def _gain(self) -> float:
-        return input_gain(self.mask.shape[0])
+    def gain(self) -> float:
+        """The factor on the inputs, min(1, reference_inputs / inputs)."""
+        return input_gain(self.mask.shape[0], self.reference_inputs)
 
     def fold_mask(self) -> None:
         """Puts the mask into the kernel, for graphs of inference that do without it.
@@ -88,6 +96,7 @@ class MaskedDense(keras.layers.Layer):
             "mask": self.mask.astype(int).tolist(),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "reference_inputs": self.reference_inputs,
         }
 
 
@@ -164,8 +173,8 @@ class MADE(keras.layers.Layer):
         self.degrees = hidden
         sees_equal = hidden[None, :] >= hidden[:, None]
 
-        def masked(mask, name, **initializers):
-            return MaskedDense(mask, name=name, dtype=self.dtype_policy, **initializers)
+        def masked(mask, name, **options):
+            return MaskedDense(mask, name=name, dtype=self.dtype_policy, **options)
 
         self.first = masked(hidden[None, :] >= inputs[:, None], "first")
         self.blocks = []
@@ -178,7 +187,11 @@ class MADE(keras.layers.Layer):
                     masked(sees_equal, f"block_{i}_second", kernel_initializer=small),
                 )
             )
-        self.last = masked(outputs[None, :] > hidden[:, None], "last")
+        self.last = masked(
+            outputs[None, :] > hidden[:, None],
+            "last",
+            reference_inputs=_LAST_REFERENCE_INPUTS,
+        )
 
     def build(self, input_shape=None):
         """Creates all weights; the input shape is known from `event_size`."""
