@@ -99,15 +99,12 @@ def photograph_like(rng, count=32, side=64):
     return tf.cast(tf.image.resize(small, (side, side), "bicubic"), tf.uint8).numpy()
 
 
-@pytest.mark.parametrize("learning_rate", [1e-3, 1e-2])
-def test_the_first_steps_on_large_colour_images_stay_near_the_start(learning_rate, rng):
-    # With flows that start at random, or a dense expansion, the loss of the second step
-    # is above 1e3 bits per dimension here.
+def test_the_first_steps_on_large_colour_images_stay_near_the_start(rng):
+    # At ten times the usual learning rate. With flows that start at random, or plain
+    # dense layers in place of equalized ones, updates are skipped here.
     images = photograph_like(rng)
     model = ExpandedAEF((64, 64, 3), 8, encoder="dense", decoder="dense")
-    model.compile(
-        keras.optimizers.Adam(learning_rate, global_clipnorm=200.0), jit_compile=False
-    )
+    model.compile(keras.optimizers.Adam(1e-2, global_clipnorm=200.0), jit_compile=False)
     history = model.fit(
         tf.data.Dataset.from_tensors(images).repeat(),
         steps_per_epoch=1,

@@ -1,5 +1,6 @@
 """What a flow is, and how its data-dependent state is initialized."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -120,7 +121,9 @@ def adapt_forward(flow: Any, x: tf.Tensor) -> tf.Tensor:
 
 def checked_flow(flow: Any) -> Any:
     """Returns a layer with a `.bijector`; raises a ValueError for anything else."""
-    if not isinstance(flow, keras.layers.Layer) or not hasattr(flow, "bijector"):
+    # Looked up without asking for it, which a flow that is not built may not answer.
+    has_bijector = inspect.getattr_static(flow, "bijector", None) is not None
+    if not isinstance(flow, keras.layers.Layer) or not has_bijector:
         raise ValueError(
             "A flow must be 'maf', 'iaf', 'none' or a Keras layer with a `bijector` "
             f"attribute, got {flow!r}."
