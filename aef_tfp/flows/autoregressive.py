@@ -197,6 +197,8 @@ def get(
     if identifier == "iaf":
         return IAF(event_size, dtype=dtype, name=name)
     flow = checked_flow(identifier)
-    build_for(flow, (None, event_size))
+    if type(flow).build is not keras.layers.Layer.build:
+        # Its weights may come only then.
+        build_for(flow, (None, event_size))
     check_flow_of_user(flow, event_size)
     return flow

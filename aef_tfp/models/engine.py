@@ -26,6 +26,13 @@ from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.forward import Pass, run_layers
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
+from aef_tfp.models.replicas import (
+    agreed,
+    num_replicas,
+    place_in_batch,
+    replica_id,
+    summed,
+)
 from aef_tfp.models.tracing import collector_paused, traced
 from aef_tfp.networks import arranging_for_xla, rematerializing
 
@@ -364,7 +371,7 @@ class LikelihoodTrainer(keras.Model):
         replicas.
         """
         x = unpack_batch(data)
-        first, batch_size = self._place_in_batch(x)
+        first, batch_size = place_in_batch(x)
         seed = self._step_seed(_TRAIN, self.optimizer.iterations, first)
         factor = loss_scale(self.optimizer)
         with tf.GradientTape() as tape, rematerializing(self._rematerialize):
@@ -373,12 +380,11 @@ class LikelihoodTrainer(keras.Model):
             # A replica may have fewer examples than another, even none.
             share = tf.cast(tf.shape(x)[0] / batch_size, objective.dtype)
             loss = -tf.reduce_sum(objective) / tf.cast(batch_size, objective.dtype)
-            replicas = self.distribute_strategy.num_replicas_in_sync
-            loss += self._regularization(layers, share, 1.0 / replicas)
+            loss += layers.regularization(share, 1.0 / num_replicas())
             scaled = loss if factor is None else loss * factor
         gradients = tape.gradient(scaled, layers.sources)
         present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
-        *present, loss = self._summed([*present, loss])
+        *present, loss = summed([*present, loss])
         if factor is not None:
             present = [gradient / factor for gradient in present]
         gradients = _in_place_of_present(gradients, present)
@@ -392,15 +398,15 @@ class LikelihoodTrainer(keras.Model):
             factor = tf.where(finite, factor, np.nan)
             gradients = [None if g is None else g * factor for g in gradients]
         self._update_train_metrics(layers, norm, finite)
-        return gradients, finite, self._agreed(layers.updates, share)
+        self._traced.assigned = [variable for variable, _ in layers.updates]
+        values = agreed([value for _, value in layers.updates], share)
+        return gradients, finite, values
 
     def _run(self, x, seed, *, training: bool, tape: Any = None) -> Pass:
         """The objective of a batch and what the layers did beside it."""
         layer_seed = fold_seed(seed[:2], _LAYERS)
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            context = tf.distribute.get_replica_context()
-            replica = context.replica_id_in_sync_group if context else 0
-            layer_seed = fold_seed(layer_seed, replica)
+        if num_replicas() > 1:
+            layer_seed = fold_seed(layer_seed, replica_id())
         layers = run_layers(
             lambda: self.objective(x, seed),
             self.trainable_variables,
@@ -410,57 +416,6 @@ class LikelihoodTrainer(keras.Model):
         )
         self._is_regularized |= bool(layers.losses or layers.penalties)
         return layers
-
-    def _regularization(self, layers: Pass, loss_weight, penalty_weight) -> Any:
-        """The weighted sum of what layers add to the loss."""
-        dtype = layers.result.dtype
-        total = tf.zeros([], dtype)
-        for loss in layers.losses:
-            # A mean over no example is not zero.
-            weighted = loss_weight * tf.cast(loss, dtype)
-            total += tf.where(loss_weight > 0, weighted, tf.zeros_like(weighted))
-        for penalty in layers.penalties:
-            total += penalty_weight * tf.cast(penalty, dtype)
-        return total
-
-    def _agreed(self, updates, share):
-        """The values that replicas assign, equal on all of them; which ones, noted."""
-        self._traced.assigned = [variable for variable, _ in updates]
-        values = [value for _, value in updates]
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            return values
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-
-        def part(value):
-            if value.dtype.is_floating:
-                weight = tf.cast(share, value.dtype)
-                return tf.where(weight > 0, weight * value, tf.zeros_like(value))
-            # There is no mean of counts: they are the first replica's.
-            value = tf.cast(value, tf.int64)
-            return tf.where(replica == 0, value, tf.zeros_like(value))
-
-        sums = self._summed([part(value) for value in values]) if values else []
-        return [
-            tf.cast(total, value.dtype)
-            for total, value in zip(sums, values, strict=True)
-        ]
-
-    def _place_in_batch(self, x):
-        """Returns where this replica's examples begin, and how many all hold."""
-        size = tf.shape(x)[0]
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas == 1:
-            return None, size
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        sizes = self._summed(size * tf.one_hot(replica, replicas, dtype=size.dtype))
-        return tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes)
-
-    def _summed(self, values):
-        """Sums tensors over the replicas."""
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            return values
-        context = tf.distribute.get_replica_context()
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
     def _update_objective_metrics(self, layers: Pass, finite: Any = True):
         # A skipped step has no say in the means.
@@ -474,7 +429,7 @@ class LikelihoodTrainer(keras.Model):
             return
         # As in Keras: a mean over steps, each weighted by its examples.
         size = tf.cast(tf.shape(objective)[0], objective.dtype)
-        value = self._regularization(layers, tf.minimum(size, 1.0), 1.0)
+        value = layers.regularization(tf.minimum(size, 1.0), 1.0)
         self._regularization_metric.update_state(
             tf.where(finite, value, tf.zeros_like(value)), sample_weight=size * counted
         )
@@ -509,7 +464,7 @@ class LikelihoodTrainer(keras.Model):
     def _test_step(self, data):
         x = unpack_batch(data)
         steps_before = tf.cast(self._local_test_steps(), tf.int64)
-        first, _ = self._place_in_batch(x)
+        first, _ = place_in_batch(x)
         seed = self._step_seed(_TEST, steps_before, first)
         self._update_objective_metrics(self._run(x, seed, training=False))
         self._test_step_metric.update_state(1.0)
@@ -570,8 +525,7 @@ class LikelihoodTrainer(keras.Model):
 
         def loss():
             layers = self._run(x, seed, training=True)
-            regularization = self._regularization(layers, 1.0, 1.0)
-            return regularization - tf.reduce_mean(layers.result)
+            return layers.regularization(1.0, 1.0) - tf.reduce_mean(layers.result)
 
         return describe_non_finite(loss, self.trainable_variables)
 

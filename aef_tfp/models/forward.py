@@ -35,6 +35,24 @@ class Pass(NamedTuple):
     updates: list[tuple[keras.Variable, tf.Tensor]]
     sources: list[Any]
 
+    def regularization(self, loss_weight: Any, penalty_weight: float) -> tf.Tensor:
+        """Returns the weighted sum of what layers add to the loss.
+
+        Args:
+            loss_weight: Of `losses`, which are means over this part of a batch; 0 of an
+                empty one.
+            penalty_weight: Of `penalties`.
+        """
+        dtype = self.result.dtype
+        total = tf.zeros([], dtype)
+        for loss in self.losses:
+            # A mean over no example is not zero.
+            weighted = loss_weight * tf.cast(loss, dtype)
+            total += tf.where(loss_weight > 0, weighted, tf.zeros_like(weighted))
+        for penalty in self.penalties:
+            total += penalty_weight * tf.cast(penalty, dtype)
+        return total
+
 
 def run_layers(
     function: Callable[[], Any],
