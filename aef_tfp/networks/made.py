@@ -15,7 +15,7 @@ __all__ = ["MADE", "MaskedDense"]
 
 # Of the last layer. Flows of several layers multiply what a step makes of their scales:
 # with 256 they overflow where the learning rate is ten times too high.
-_LAST_REFERENCE_INPUTS = 64
+_LAST_REFERENCE_INPUTS = 128
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
