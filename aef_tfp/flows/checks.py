@@ -1,13 +1,38 @@
-"""What a flow of the user's must not be, found when a model is built."""
+"""A flow of the user's in a model: what it must not be, and how it is called."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
+from aef_tfp.bijectors.vectors import VectorBijector
+from aef_tfp.flows.compositions import Inverted, Stack
+from aef_tfp.networks import with_flat_batch
 from aef_tfp.networks.advice import refuse_half_precision
+from aef_tfp.networks.mode import layers_in_mode, run_in_mode
 
-__all__ = ["check_flow_of_user"]
+__all__ = ["bijector_of", "check_flow_of_user", "is_of_user"]
+
+
+def is_of_user(flow: keras.layers.Layer) -> bool:
+    """Whether a flow, or one that it is made of, is none of this package's."""
+    if isinstance(flow, Stack):
+        return any(map(is_of_user, flow.flows))
+    if isinstance(flow, Inverted):
+        return is_of_user(flow.flow)
+    return not type(flow).__module__.startswith("aef_tfp.")
+
+
+def bijector_of(flow: keras.layers.Layer) -> tfb.Bijector:
+    """Returns the bijector of a flow over vectors that any part of a model may call."""
+    if not is_of_user(flow):
+        return flow.bijector
+
+    def flatten(function, x):
+        return with_flat_batch(function, x, event_ndims=1)
+
+    return VectorBijector(flow.bijector, flatten, layers_in_mode)
 
 
 def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:
@@ -21,12 +46,15 @@ def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:
         ValueError: If the bijector has variables that the layer does not own, which
             nothing would train or save, or does not depend on a weight of the layer
             (`tfb.Scale(self.w)` copies the value of a Keras variable), or the layer
-            computes in float16.
+            computes in float16, or has layers that add losses or assign weights.
     """
     refuse_half_precision("flow", flow)
+    if not is_of_user(flow):
+        return
     x = tf.zeros([2, event_size], flow.variable_dtype)
     # The layer may make its weights at the first call.
-    flow.bijector.inverse(x)
+    bijector_of(flow).inverse(x)
+    _check_layers(flow, x)
     with tf.GradientTape() as tape:
         bijector = flow.bijector
         value = bijector.inverse(tf.identity(x))
@@ -51,6 +79,30 @@ def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:
             f"layer ({_listed(ignored)}), so that they would never be trained; let "
             "`bijector` be a property that reads them, since bijectors of TFP copy the "
             "value of a Keras variable."
+        )
+
+
+def _check_layers(flow: keras.layers.Layer, x: tf.Tensor) -> None:
+    """Refuses layers that count or learn once per call, since TFP calls them twice."""
+    with keras.StatelessScope(collect_losses=True) as scope:
+        bijector = bijector_of(flow)
+        run_in_mode(lambda: bijector.inverse(tf.identity(x)), training=True)
+        assigned = [
+            variable.path
+            for variable in flow.trainable_variables
+            if scope.get_current_value(variable) is not None
+        ]
+    if scope.losses:
+        raise ValueError(
+            f"The flow {flow.name!r} has layers that add losses (activity_regularizer "
+            "or add_loss), which would count several times, since one density calls "
+            "them several times; use regularizers of weights."
+        )
+    if assigned:
+        raise ValueError(
+            f"The flow {flow.name!r} has layers that assign weights "
+            f"({_listed(assigned)}), as SpectralNormalization does, and one density "
+            "calls them several times; use constraints of weights."
         )
 
 

@@ -7,7 +7,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["clip", "loss_scale", "updating_optimizer", "without_clipping"]
+__all__ = [
+    "clip",
+    "loss_scale",
+    "num_steps",
+    "updating_optimizer",
+    "without_clipping",
+]
 
 _SETTINGS = ("clipnorm", "clipvalue", "global_clipnorm")
 
@@ -15,6 +21,15 @@ _SETTINGS = ("clipnorm", "clipvalue", "global_clipnorm")
 def updating_optimizer(optimizer: keras.Optimizer) -> keras.Optimizer:
     """Returns the optimizer that updates, within one that scales the loss."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def num_steps(optimizer: keras.Optimizer) -> keras.Variable:
+    """Returns the count of steps, each of those whose gradients are accumulated.
+
+    `optimizer.iterations` counts updates alone, so that noise that follows from it
+    would be the same in all steps of one update.
+    """
+    return updating_optimizer(optimizer).variables[0]
 
 
 def loss_scale(optimizer: keras.Optimizer) -> Any:

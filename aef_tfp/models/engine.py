@@ -19,6 +19,7 @@ from aef_tfp.models.arguments import checked_count
 from aef_tfp.models.clipping import (
     clip,
     loss_scale,
+    num_steps,
     updating_optimizer,
     without_clipping,
 )
@@ -372,7 +373,7 @@ class LikelihoodTrainer(keras.Model):
         """
         x = unpack_batch(data)
         first, batch_size = place_in_batch(x)
-        seed = self._step_seed(_TRAIN, self.optimizer.iterations, first)
+        seed = self._step_seed(_TRAIN, num_steps(self.optimizer), first)
         factor = loss_scale(self.optimizer)
         with tf.GradientTape() as tape, rematerializing(self._rematerialize):
             layers = self._run(x, seed, training=True, tape=tape)
@@ -382,13 +383,16 @@ class LikelihoodTrainer(keras.Model):
             loss = -tf.reduce_sum(objective) / tf.cast(batch_size, objective.dtype)
             loss += layers.regularization(share, 1.0 / num_replicas())
             scaled = loss if factor is None else loss * factor
-        gradients = tape.gradient(scaled, layers.sources)
+        gradients = layers.again(lambda: tape.gradient(scaled, layers.sources))
         present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
         *present, loss = summed([*present, loss])
         if factor is not None:
-            present = [gradient / factor for gradient in present]
+            present = [g / tf.cast(factor, g.dtype) for g in present]
         gradients = _in_place_of_present(gradients, present)
-        norm = tf.linalg.global_norm(gradients)
+        # Weights may be of several dtypes.
+        norm = tf.linalg.global_norm(
+            [None if g is None else tf.cast(g, loss.dtype) for g in gradients]
+        )
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         # Accumulated gradients are clipped by Keras, as their sum.
         if not updating_optimizer(self.optimizer).gradient_accumulation_steps:
@@ -396,11 +400,18 @@ class LikelihoodTrainer(keras.Model):
         if factor is not None:
             # The optimizer divides by it, and takes NaN for a scale that is too high.
             factor = tf.where(finite, factor, np.nan)
-            gradients = [None if g is None else g * factor for g in gradients]
+            gradients = [
+                None if g is None else g * tf.cast(factor, g.dtype) for g in gradients
+            ]
         self._update_train_metrics(layers, norm, finite)
         self._traced.assigned = [variable for variable, _ in layers.updates]
         values = agreed([value for _, value in layers.updates], share)
         return gradients, finite, values
+
+    @property
+    def _repeated_layers(self) -> list[keras.layers.Layer]:
+        """Layers that one evaluation may call several times; see `run_layers`."""
+        return []
 
     def _run(self, x, seed, *, training: bool, tape: Any = None) -> Pass:
         """The objective of a batch and what the layers did beside it."""
@@ -413,6 +424,7 @@ class LikelihoodTrainer(keras.Model):
             training=training,
             seed=layer_seed,
             tape=tape,
+            repeated=[v for layer in self._repeated_layers for v in layer.variables],
         )
         self._is_regularized |= bool(layers.losses or layers.penalties)
         return layers
@@ -520,7 +532,7 @@ class LikelihoodTrainer(keras.Model):
         if any(part.dtype.is_floating and np.isnan(part).any() for part in parts):
             return "in the data"
         # As a skipped step does not count, the noise is that of the last one.
-        seed = self._step_seed(_TRAIN, self.optimizer.iterations, None)
+        seed = self._step_seed(_TRAIN, num_steps(self.optimizer), None)
         x = tf.concat(parts, axis=0)
 
         def loss():

@@ -17,6 +17,7 @@ from aef_tfp.models.examples import first_examples
 from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
 from aef_tfp.models.paths import name_weights
+from aef_tfp.networks.advice import refuse_shared
 from aef_tfp.networks.expansion import expanding
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
@@ -127,6 +128,7 @@ class EventModel(LikelihoodTrainer):
     def _complete(self) -> None:
         """Ends the construction, when all parts are there."""
         parts = self._parts()
+        refuse_shared({name: layer for name, (layer, _) in parts.items()})
         for layer, shape in parts.values():
             build_for(layer, (None, *shape))
         name_weights({name: layer for name, (layer, _) in parts.items()})

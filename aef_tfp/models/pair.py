@@ -12,6 +12,7 @@ from tensorflow_probability import distributions as tfd
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.flows.checks import bijector_of, is_of_user
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
 from aef_tfp.models.noise import stateless_seed
@@ -70,6 +71,10 @@ class PairModel(AutoencodingModel, GenerativeModel):
         }
 
     @property
+    def _repeated_layers(self):
+        return [*filter(is_of_user, (self.core_flow, self.prior_flow))]
+
+    @property
     @abstractmethod
     def _num_deviations(self) -> int:
         """Number of standard normal deviations of one event, m."""
@@ -94,7 +99,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
     def prior(self) -> tfd.Distribution:
         """Distribution of the latents: the prior flow of a standard normal."""
         return tfd.TransformedDistribution(
-            self._standard_normal(self.latent_dim), self.prior_flow.bijector
+            self._standard_normal(self.latent_dim), bijector_of(self.prior_flow)
         )
 
     @property
@@ -110,7 +115,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
     @property
     def prior_bijector(self) -> tfb.Bijector:
         """Bijector from (z0, deviations) to (z, deviations)."""
-        return chain([tfb.JointMap([self.prior_flow.bijector, tfb.Identity()])])
+        return chain([tfb.JointMap([bijector_of(self.prior_flow), tfb.Identity()])])
 
     @property
     def autoencoder_bijector(self) -> tfb.Bijector:
@@ -123,7 +128,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
     def _autoencoder_parts(self, encode_shell: Any) -> dict[str, tfb.Bijector]:
         """The chain's bijectors by name, from data to base."""
         return {
-            "core_flow": tfb.JointMap([self.core_flow.bijector, tfb.Identity()]),
+            "core_flow": tfb.JointMap([bijector_of(self.core_flow), tfb.Identity()]),
             "encoder": encoder_coupling(encode_shell),
             "decoder": decoder_coupling(self._decode_shell),
         }
@@ -169,7 +174,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
     def _generate(self, num_samples, temperature, with_deviations, seed):
         seeds = tf.random.split(seed, 2)
         base = temperature * self._noise(num_samples, self.latent_dim, seeds[0])
-        z = self.prior_flow.bijector.forward(base)
+        z = bijector_of(self.prior_flow).forward(base)
         deviations = None
         if with_deviations:
             noise = self._noise(num_samples, self._num_deviations, seeds[1])

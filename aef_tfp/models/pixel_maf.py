@@ -10,6 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.flows.checks import bijector_of, is_of_user
 from aef_tfp.models.exact import ExactModel
 
 __all__ = ["PixelMAF"]
@@ -75,6 +76,10 @@ class PixelMAF(ExactModel):
         return {**super()._parts(), "flow": (self.flow, (self.event_size,))}
 
     @property
+    def _repeated_layers(self):
+        return [*filter(is_of_user, [self.flow])]
+
+    @property
     def distribution(self) -> tfd.TransformedDistribution:
         """The model as a distribution over events; see `ExactModel`."""
         return tfd.TransformedDistribution(
@@ -88,7 +93,7 @@ class PixelMAF(ExactModel):
             [
                 self.preprocessing.bijector,
                 tfb.Reshape(self.event_shape, [self.event_size]),
-                self.flow.bijector,
+                bijector_of(self.flow),
             ]
         )
 

@@ -21,10 +21,18 @@ def replica_id() -> Any:
 
 def summed(values: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     """Sums tensors over the replicas."""
-    if num_replicas() == 1 or not len(values):
+    if num_replicas() == 1:
         return values
     context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    sums = list(values)
+    # Those of one dtype travel together.
+    for dtype in dict.fromkeys(value.dtype for value in values):
+        places = [i for i, value in enumerate(values) if value.dtype == dtype]
+        parts = [values[i] for i in places]
+        parts = context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
+        for i, part in zip(places, parts, strict=True):
+            sums[i] = part
+    return sums
 
 
 def place_in_batch(x: tf.Tensor) -> tuple[Any, tf.Tensor]:

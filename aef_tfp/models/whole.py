@@ -11,7 +11,9 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import decoder_coupling
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.flows.checks import bijector_of
 from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
 from aef_tfp.models.laplace import Laplace, laplace_approximation
 from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
@@ -97,7 +99,9 @@ class WholeEventModel(PairModel):
         del config["name"], config["core_flow"], config["frozen"]
         model = cls.from_config({**config, **arguments})
         for part in ("preprocessing", "encoder", "decoder", "prior_flow"):
-            getattr(model, part).set_weights(getattr(other, part).get_weights())
+            ours, theirs = getattr(model, part), getattr(other, part)
+            ours.set_weights(theirs.get_weights())
+            freeze(ours, frozen_layers(theirs))
         model._is_adapted.assign(other._is_adapted)
         return model
 
@@ -334,7 +338,7 @@ class WholeEventModel(PairModel):
         parts = [loc / tf.stop_gradient(scale)]
         if self.decoder.scale in ("dependent", "own"):
             parts.append(float(np.sqrt(2.0)) * tf.math.log(scale))
-        parts.append(self.prior_flow.bijector.inverse(tf.identity(z)))
+        parts.append(bijector_of(self.prior_flow).inverse(tf.identity(z)))
         return tf.concat(parts, axis=-1)
 
     def _pair_log_prob(self, core, y, latents):

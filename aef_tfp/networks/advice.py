@@ -6,7 +6,12 @@ from typing import Any
 
 import keras
 
-__all__ = ["refuse_half_precision", "warn_if_bounded", "warn_if_shared"]
+__all__ = [
+    "refuse_half_precision",
+    "refuse_shared",
+    "warn_if_bounded",
+    "warn_if_shared",
+]
 
 # The model that each network belongs to.
 _owners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -39,6 +44,26 @@ def refuse_half_precision(role: str, network: Any) -> None:
                 "of pixels and their gradients overflow; build it with "
                 "'mixed_bfloat16' or 'float32'."
             )
+
+
+def refuse_shared(parts: dict[str, keras.layers.Layer]) -> None:
+    """Refuses a layer that is in two parts of a model.
+
+    Args:
+        parts: Layers by the names that messages call them.
+
+    Raises:
+        ValueError: If there is one: a file keeps each part for itself.
+    """
+    places: dict[int, str] = {}
+    for role, part in parts.items():
+        for layer in part._flatten_layers():
+            other = places.setdefault(id(layer), role)
+            if other != role:
+                raise ValueError(
+                    f"The layer {layer.name!r} is in both {other} and {role}, which no "
+                    "file could keep; make one for each."
+                )
 
 
 def warn_if_shared(role: str, network: Any, owner: Any) -> None:

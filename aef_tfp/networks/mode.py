@@ -1,5 +1,7 @@
 """Whether the layers of a model are in training, and how it reaches each of them."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -8,7 +10,7 @@ import tensorflow as tf
 
 from aef_tfp.networks.switch import Switch
 
-__all__ = ["call_network", "in_training", "training_mode"]
+__all__ = ["call_network", "layers_in_mode", "run_in_mode", "training_mode"]
 
 _IS_ON = Switch("training_mode")
 
@@ -22,31 +24,58 @@ def training_mode(is_on: bool = True) -> AbstractContextManager[None]:
     return _IS_ON.set(is_on)
 
 
-def in_training() -> bool:
-    """Returns whether `training_mode` is on here."""
-    return bool(_IS_ON)
+def run_in_mode(function: Callable[[], Any], training: bool) -> Any:
+    """Calls a function whose layers, however they are called, are in a mode.
+
+    Args:
+        function: Calls layers and returns anything.
+        training: The mode.
+    """
+    results: list[Any] = []
+    entry = _Probe(lambda _: results.append(function()))
+    with training_mode(training):
+        entry(tf.zeros([]), training=training)
+    return results[0]
 
 
-class _Mark(keras.layers.Layer):
-    """Does nothing, but that Keras notes the `training` argument of the call."""
+class _Probe(keras.layers.Layer):
+    """Tells what mode it is called in, by itself or by the layers around it."""
 
-    def call(self, x):
+    def __init__(self, note: Callable[[Any], None]):
+        super().__init__(name="mode", dtype="float32", autocast=False)
+        self._note = note
+
+    def call(self, x, training=None):
+        self._note(training)
         return x
+
+
+@contextlib.contextmanager
+def layers_in_mode() -> Iterator[None]:
+    """Within it, layers called without a mode are in the present one.
+
+    Keras passes `training` on from layer to layer as they are called: a network that
+    calls a part of its own with `training=False`, like a backbone at rest, would put
+    all layers that follow in the chain to rest, too, and so would a method of a model
+    that a larger model calls. Afterwards the mode is as before.
+    """
+    modes: list[Any] = []
+    probe = _Probe(modes.append)
+    nothing = tf.zeros([])
+    probe(nothing)
+    probe(nothing, training=bool(_IS_ON))
+    try:
+        yield
+    finally:
+        probe(nothing, training=modes[0])
 
 
 def call_network(network: keras.layers.Layer, x: Any) -> Any:
     """Calls a network in the present mode, and leaves that mode to what comes next.
 
-    Keras passes `training` on from layer to layer as they are called. A network that
-    calls a part of its own with `training=False`, like a backbone at rest, would put
-    all layers that follow in the chain to rest, too.
-
     Args:
         network: Any Keras layer or model.
         x: Its input.
     """
-    outputs = network(x, training=in_training())
-    _Mark(name="mode", dtype="float32", autocast=False)(
-        tf.zeros([]), training=in_training()
-    )
-    return outputs
+    with layers_in_mode():
+        return network(x, training=bool(_IS_ON))
