@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp import flows
+from aef_tfp.flows.checks import bijector_of
 from aef_tfp.models import IWAE, VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 from aef_tfp.models.forward import run_layers
 from aef_tfp.models.noise import stateless_seed
@@ -691,3 +692,308 @@ def test_files_of_another_format_say_so(tmp_path):
     assert found
     with pytest.raises(ValueError, match="saved in format 1"):
         model.load_weights(tmp_path / "old.weights.h5")
+
+
+class Coupling(layers.Layer):
+    """A RealNVP whose conditioner takes exactly one batch axis."""
+
+    def __init__(self, *inner, **kwargs):
+        super().__init__(**kwargs)
+        self.net = keras.Sequential(
+            [keras.Input((2,)), layers.Dense(8, "tanh"), *inner, layers.Dense(4)]
+        )
+
+    @property
+    def bijector(self):
+        def shift_and_log_scale(x, units, **_):
+            outputs = self.net(x)
+            return outputs[..., :units], outputs[..., units:]
+
+        return tfb.RealNVP(num_masked=2, shift_and_log_scale_fn=shift_and_log_scale)
+
+
+def test_a_flow_of_the_user_drops_alike_in_value_and_log_determinant():
+    flow = Coupling(layers.Dropout(0.5))
+
+    def value_and_log_det():
+        bijector, x = bijector_of(flow), tf.constant(VECTORS[:3, :4])
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = bijector.inverse(x)
+        jacobian = tape.batch_jacobian(y, x, experimental_use_pfor=False)
+        return bijector.inverse_log_det_jacobian(x, 1), jacobian
+
+    for seed in (1, 2):
+        result = run_layers(
+            value_and_log_det,
+            flow.trainable_variables,
+            training=True,
+            seed=stateless_seed(seed),
+            repeated=flow.variables,
+        ).result
+        log_det, jacobian = (value.numpy() for value in result)
+        expected = np.linalg.slogdet(jacobian)[1]
+        np.testing.assert_allclose(log_det, expected, rtol=1e-4)
+        assert np.abs(expected).max() > 1e-2
+
+
+def test_a_flow_of_the_user_learns_once_in_a_step_of_any_model():
+    # Also with several batch axes (a VAE's samples), which its network does not take.
+    norm = layers.BatchNormalization()
+    flow = Coupling(norm)
+    model = VAE(
+        (4, 4, 1),
+        4,
+        encoder="dense",
+        decoder="dense",
+        prior_flow=flows.Stack([flow]),
+        posterior_flow="none",
+    )
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    model.fit(batches(IMAGES), verbose=0)
+    # Four steps from 1 towards the variance v: all of them shrink the distance once.
+    once = 1.0 - 0.99**4
+    distance = 1.0 - norm.moving_variance.numpy()
+    variance_of_tanh = 1.0 - distance / once
+    assert (variance_of_tanh > -0.05).all()
+    assert model.marginal_log_prob(IMAGES[:2], 3, seed=0).shape == (2,)
+    assert norm.moving_mean.numpy().any()
+
+
+def test_another_bijector_of_the_same_variables_is_not_taken_for_the_former():
+    class Scaled(flows.Flow):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.log = self.add_weight(name="log", shape=(2,), initializer="zeros")
+            self.built = True
+
+        @property
+        def bijector(self):
+            return tfb.Scale(log_scale=self.log.value)
+
+    arguments = {"encoder": "dense", "decoder": "dense", "core_flow": "none"}
+    model = PartitionedAEF((4,), 2, prior_flow=Scaled(), **arguments)
+    z = tf.constant([[0.3, 0.2]])
+    kept = model.prior
+    kept.log_prob(z)
+    model.prior_flow.log.assign([0.5, 0.5])
+    # -log 2 pi - (0.3^2 + 0.2^2) exp(-1) / 2 - 1, and its gradient by log.
+    for prior in (kept, model.prior):
+        with tf.GradientTape() as tape:
+            value = prior.log_prob(z)
+        np.testing.assert_allclose(value, [-2.861789], rtol=1e-5)
+        gradient = tape.gradient(value, model.prior_flow.log.value)
+        expected = np.array([0.09, 0.04]) * np.exp(-1.0) - 1.0
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+def test_accumulated_steps_have_noise_of_their_own():
+    model = PartitionedAEF(
+        (4, 4, 1), 2, encoder="dense", decoder="dense", noise_std=0.3, **NO_FLOWS
+    )
+    sgd = keras.optimizers.SGD(0.0, gradient_accumulation_steps=4)
+    model.compile(sgd, jit_compile=False)
+    losses = [
+        model.fit(IMAGES[:8], batch_size=8, verbose=0).history["loss"][0]
+        for _ in range(4)
+    ]
+    assert len(set(losses)) == 4
+
+
+class Counter(layers.Layer):
+    """State of several types, assigned in training."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        options = {"shape": (), "initializer": "zeros", "trainable": False}
+        self.count = self.add_weight(name="count", dtype="int32", **options)
+        self.value = self.add_weight(name="value", dtype="float32", **options)
+        self.seen = self.add_weight(name="seen", dtype="bool", **options)
+
+    def call(self, x, training=None):
+        if training:
+            self.count.assign(self.count + 1)
+            self.value.assign(tf.constant(1001.0))
+            self.seen.assign(True)
+        return x
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_state_of_any_type_is_kept_as_it_is(replicas, mirrored):
+    strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
+    with strategy.scope():
+        counter = Counter(dtype="mixed_bfloat16")
+        encoder = keras.Sequential(
+            [
+                keras.Input((6,)),
+                counter,
+                layers.SpectralNormalization(layers.Dense(3), dtype="mixed_bfloat16"),
+                layers.BatchNormalization(),
+            ]
+        )
+        model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+        model.compile("sgd", jit_compile=False)
+    model.fit(batches(VECTORS, 16), verbose=0)
+    assert counter.count.numpy() == 4
+    # Half precision has 1000 and 1004.
+    assert counter.value.numpy() == 1001.0
+    assert bool(counter.seen.numpy())
+
+
+class Recomputed(layers.Layer):
+    """Computes its inner layers once more for the gradient."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization()
+        self.dropout = layers.Dropout(0.5)
+        self.dense = layers.Dense(4)
+
+    def build(self, input_shape):
+        self.norm.build(input_shape)
+        self.dense.build(input_shape)
+
+    def call(self, x, training=None):
+        def inner(x):
+            x = self.norm(x, training=training)
+            return self.dense(self.dropout(x, training=training))
+
+        return keras.remat(inner)(x)
+
+
+def test_layers_that_are_recomputed_draw_the_same_and_learn_once():
+    layer = Recomputed()
+    encoder = keras.Sequential([keras.Input((6,)), layer])
+    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    model.adapt(VECTORS)
+    generator = layer.dropout.seed_generator.state.numpy()
+    x = tf.constant(VECTORS[:16])
+    gradients, _, _ = model._gradient_step(x)
+    place = [v is layer.dense.kernel for v in model.trainable_variables].index(True)
+    # The gradient by the kernel of what was dropped is zero, in the same entries as the
+    # output that the loss saw: by finite differences of the loss itself.
+    seed = model._step_seed(0, 0, None)
+
+    def loss():
+        return -tf.reduce_mean(model._run(x, seed, training=True).result).numpy()
+
+    kernel = layer.dense.kernel.numpy()
+    bump = np.zeros_like(kernel)
+    bump[2, 1] = 2e-3
+    layer.dense.kernel.assign(kernel + bump)
+    above = loss()
+    layer.dense.kernel.assign(kernel - bump)
+    slope = (above - loss()) / 4e-3
+    np.testing.assert_allclose(gradients[place][2, 1], slope, rtol=0.05, atol=1e-5)
+    layer.dense.kernel.assign(kernel)
+    images = VECTORS[:16].copy()
+    images[0] = np.nan
+    model.fit(batches(images, 16), verbose=0)
+    assert not layer.norm.moving_mean.numpy().any()
+    np.testing.assert_array_equal(layer.dropout.seed_generator.state, generator)
+
+
+def test_a_larger_model_keeps_its_own_mode_and_ours():
+    class Larger(keras.Model):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+            self.dropout = layers.Dropout(0.9)
+
+        def call(self, x, training=None):
+            return self.dropout(self.inner.encode(x))
+
+    model = PartitionedAEF(
+        (4, 4, 1),
+        4,
+        encoder="dense",
+        decoder="dense",
+        core_flow=Coupling(layers.Dropout(0.5)),
+        prior_flow="none",
+    )
+    model.adapt(IMAGES)
+    latents = Larger(model)(IMAGES, training=True).numpy()
+    assert (latents == 0.0).mean() > 0.5
+    # What was traced there is at rest.
+    np.testing.assert_array_equal(model.encode(IMAGES), model.encode(IMAGES))
+
+
+def test_what_was_frozen_in_a_vae_is_frozen_in_its_aef():
+    vae = VAE((4,), 2, encoder="dense", decoder="dense", posterior_flow="none")
+    vae.encoder.loc_head.trainable = False
+    vae.prior_flow.trainable = False
+    aef = ExpandedAEF.from_vae(vae)
+    assert not aef.encoder.loc_head.trainable
+    assert aef.encoder.scale_head.trainable
+    assert not aef.prior_flow.trainable_weights
+
+
+class Looped(layers.Layer):
+    """Drops inside a loop of the graph."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout = layers.Dropout(0.5)
+
+    def call(self, x, training=None):
+        return keras.ops.map(lambda row: self.dropout(row, training=training), x)
+
+
+def test_noise_inside_a_loop_of_the_graph_is_refused():
+    encoder = keras.Sequential([keras.Input((6,)), Looped()])
+    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+    model.compile("sgd", jit_compile=False)
+    with pytest.raises(ValueError, match="inside a loop or branch of a graph"):
+        model.fit(VECTORS, verbose=0)
+
+
+SHARED = layers.Dense(2, name="twice")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            lambda: {
+                "prior_flow": Coupling(
+                    layers.Activation("tanh", activity_regularizer="l2")
+                )
+            },
+            "has layers that add losses",
+        ),
+        (
+            lambda: {
+                "prior_flow": Coupling(layers.SpectralNormalization(layers.Dense(8)))
+            },
+            "has layers that assign weights",
+        ),
+        (
+            lambda: {
+                "encoder": keras.Sequential([keras.Input((2,)), SHARED, SHARED]),
+                "expansion": SHARED,
+            },
+            "'twice' is in both encoder and expansion",
+        ),
+    ],
+)
+def test_layers_that_would_count_twice_are_refused(arguments, message):
+    shape, d = ((6,), 4) if "prior_flow" in arguments() else ((2,), 2)
+    networks = {"encoder": "dense", "decoder": "dense", **NO_FLOWS, **arguments()}
+    with pytest.raises(ValueError, match=message) as error:
+        ExpandedAEF(shape, d, **networks)
+    assert "\n" not in str(error.value)
+
+
+def test_losses_that_are_no_scalars_are_summed():
+    class Each(layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.mean(x**2, axis=0))
+            return x
+
+    encoder = keras.Sequential([keras.Input((6,)), Each()])
+    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    logs = model.fit(VECTORS, batch_size=64, verbose=0).history
+    # Standardized: the mean square of each of six entries is 1.
+    np.testing.assert_allclose(logs["regularization_loss"], [6.0], rtol=1e-4)
