@@ -13,6 +13,7 @@ whose values lie outside of those of images.
 
 import argparse
 import dataclasses
+import gc
 import json
 import re
 from pathlib import Path
@@ -207,7 +208,9 @@ def main() -> None:
             continue
         done[one.title] = measure(one, arguments.data_dir, arguments.steps)
         print(table({one.title: done[one.title]}).splitlines()[-1], flush=True)
+        # A model is a cycle of references, with all that was traced of it.
         keras.utils.clear_session()
+        gc.collect()
         if arguments.output:
             arguments.output.write_text(json.dumps(done, indent=2) + "\n")
     if arguments.only:
