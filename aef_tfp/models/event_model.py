@@ -27,6 +27,7 @@ DENOISING_TARGETS = ("noisy", "clean")
 # Of what weights mean. Format 1 had no number: maps from many inputs had no gain, and
 # files did not say which layers were frozen.
 _FORMAT = 2
+_SAVED_IN = "The model was saved in format"
 
 # Enough for means and standard deviations of ActNorm, one forward pass even on a CPU.
 _ADAPT_EXAMPLES = 512
@@ -390,6 +391,21 @@ class EventModel(LikelihoodTrainer):
         freeze(model, frozen)
         return model
 
+    def load_weights(self, filepath, *args, **kwargs):
+        """Reads weights; arguments as in `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: If they do not fit, or an older version wrote them.
+        """
+        try:
+            super().load_weights(filepath, *args, **kwargs)
+        except ValueError as error:
+            # Keras lists all objects that it could not load, and why one of them.
+            for line in str(error).splitlines():
+                if line.startswith(_SAVED_IN):
+                    raise ValueError(line) from None
+            raise
+
     def save_own_variables(self, store):
         """Writes the model's own weights, and what format they are of."""
         super().save_own_variables(store)
@@ -410,7 +426,7 @@ class EventModel(LikelihoodTrainer):
 
 def _other_format(found: Any) -> str:
     return (
-        f"The model was saved in format {found or 1} of aef_tfp, whose weights mean "
+        f"{_SAVED_IN} {found or 1} of aef_tfp, whose weights mean "
         f"something else than those of format {_FORMAT}, which this version reads: "
         "train it anew, or load it with the version that wrote it."
     )
