@@ -438,9 +438,12 @@ def test_overfits_64_images(cls, digit_images):
     unseen = model.evaluate(digit_images[64:128], verbose=0, return_dict=True)[name]
     seen = model.evaluate(images, verbose=0, return_dict=True)[name]
     # Training digits in earnest ends at 2.1 bits per dimension after 15 times as many
-    # different images. A joint density is lower by the free scale of its features, for
-    # seen and unseen images alike.
+    # different images.
     assert seen < 1.7
+    if cls is PartitionedAEF:
+        assert unseen > 1.7
+    # A joint density is lower by the free scale of its features, for seen and unseen
+    # images alike: the distance between the two is what it can tell.
     assert unseen > seen + 0.3
     assert history["skipped_updates"] == [0.0, 0.0]
     # Reconstructions are far better than the mean image, for which no latent is needed.
