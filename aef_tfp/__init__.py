@@ -13,6 +13,7 @@ imported when they are first used: TensorFlow takes seconds to start, and
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aef_tfp.backend import check_backend
 from aef_tfp.memory import use_memory_pool
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ _SUBMODULES = (
     "terminal",
     "training",
 )
+
+check_backend()
 
 # Here, since it comes before TensorFlow starts or not at all.
 use_memory_pool()

@@ -26,6 +26,7 @@ from aef_tfp.models.clipping import (
 from aef_tfp.models.diagnosis import describe_non_finite
 from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.forward import Pass, run_layers
+from aef_tfp.models.gate import Gate
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
 from aef_tfp.models.replicas import (
     agreed,
@@ -86,6 +87,9 @@ class LikelihoodTrainer(keras.Model):
         self._skips_in_a_row = 0
         self.train_function: Any = None
         self.test_function: Any = None
+        self.predict_function: Any = None
+
+    event_shape: tuple[int, ...]
 
     @abstractmethod
     def objective_logs(self, loss: Any) -> dict[str, Any]:
@@ -102,6 +106,10 @@ class LikelihoodTrainer(keras.Model):
         Returns:
             One value per example, `[batch]`: nats where it is a density.
         """
+
+    @abstractmethod
+    def check_batch(self, x: np.ndarray, *, training: bool) -> None:
+        """Refuses a batch before any step sees it, by a `ValueError` for the user."""
 
     def compile(
         self,
@@ -270,10 +278,16 @@ class LikelihoodTrainer(keras.Model):
         It ends early, and without an error, where the data end: the steps done until
         then count, in the logs too.
         """
+        training = check is not None
+        gate = Gate(lambda x: self.check_batch(x, training=training), self.event_shape)
+
+        def admit(data):
+            return self.distribute_strategy.run(gate.admitted, args=(data,))
+
         # AutoGraph is for the loop alone, not for what is in it.
-        run_step, result = (
+        admit, run_step, result = (
             tf.autograph.experimental.do_not_convert(collector_paused()(function))
-            for function in (run_step, result)
+            for function in (admit, run_step, result)
         )
 
         def run(iterator):
@@ -281,14 +295,15 @@ class LikelihoodTrainer(keras.Model):
             for _ in tf.range(self.steps_per_execution):
                 data = iterator.get_next_as_optional()
                 if data.has_value():
-                    run_step(data.get_value())
+                    run_step(admit(data.get_value()))
                     steps += 1
             return steps, result()
 
         compiled = run if self.run_eagerly else tf.function(run, reduce_retracing=True)
 
         def run_or_stop(iterator):
-            steps, logs = compiled(iterator)
+            with gate.telling():
+                steps, logs = compiled(iterator)
             if int(steps) == 0:
                 raise StopIteration
             if check is not None:

@@ -1,7 +1,7 @@
 """What every model has: events, preprocessing, noise on them, and `fit`."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -13,7 +13,12 @@ from aef_tfp.flows.base import build_for, keeping_adapted
 from aef_tfp.models.arguments import checked_event_shape
 from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
-from aef_tfp.models.examples import first_examples
+from aef_tfp.models.examples import (
+    as_arrays,
+    first_examples,
+    in_tuples,
+    unpack_batch,
+)
 from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
 from aef_tfp.models.paths import name_weights
@@ -46,9 +51,9 @@ class EventModel(LikelihoodTrainer):
         y = preprocessing.inverse(x)                  (eq. 19, and ActNorm)
 
     For denoising (appendix B), training events get Gaussian noise of standard deviation
-    `noise_std` after dequantization, and are clipped to [0, 1]. The objective is that
-    of the noisy event, as in the paper, or that of the clean event with an encoder that
-    sees the noisy one.
+    `noise_std` after dequantization, and stay in [0, 1]; see `EventSpec.within_range`.
+    The objective is that of the noisy event, as in the paper, or that of the clean
+    event with an encoder that sees the noisy one.
 
     Args:
         event_shape: Shape of one event.
@@ -56,7 +61,7 @@ class EventModel(LikelihoodTrainer):
             None: the data are continuous.
         logit_lambda: Lambda of the pixel logit (eq. 19); `"auto"` means 1e-6 for images
             of one channel, 0.05 for more, None for vectors. None: the data are any real
-            numbers, and noisy ones are not clipped.
+            numbers, and noisy ones leave [0, 1].
         noise_std: Standard deviation of the noise on training events, at least 0.
         denoising_target: `"noisy"` or `"clean"`; without noise they are the same.
         seed: Seed of the noise of `fit` and `evaluate`.
@@ -106,6 +111,7 @@ class EventModel(LikelihoodTrainer):
         self.preprocessing = flows.Stack(
             [*self._squash(density), act_norm], name="preprocessing", dtype=density
         )
+        self._is_first_batch = True
         self._is_adapted = self.add_weight(
             name="is_adapted",
             shape=(),
@@ -193,9 +199,7 @@ class EventModel(LikelihoodTrainer):
 
     def _corrupt(self, x, seed):
         x += self.noise_std * normal_noise(tf.shape(x), seed, x.dtype)
-        if self.events.logit_lambda is None:
-            return x
-        return tf.clip_by_value(x, 0.0, 1.0)
+        return self.events.within_range(x, fold_seed(seed, _CORRUPTION))
 
     def objective(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """What training maximizes, noise on the events included, `[batch]`."""
@@ -244,11 +248,12 @@ class EventModel(LikelihoodTrainer):
             >>> model.adapt(images)
             >>> model.log_prob(images[:4])  # with normalized latents, untrained
         """
-        self._adapt_to(data)
+        data = self._admitted("adapt", data)
+        self._adapt_to(first_examples(data, _ADAPT_EXAMPLES)[0])
 
-    def _adapt_to(self, data) -> int:
+    def _adapt_to(self, examples) -> int:
         """Does what `adapt` says; returns of how many examples."""
-        x = self.events.checked(first_examples(data, _ADAPT_EXAMPLES))
+        x = self.events.checked(examples, density=self._has_density)
         if not len(x):
             raise ValueError("adapt needs at least one example, got none.")
         seed = stateless_seed(self.seed)
@@ -259,16 +264,44 @@ class EventModel(LikelihoodTrainer):
         self._is_adapted.assign(True)
         return len(x)
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
-        """Trains on events; arguments and result as in `keras.Model.fit`.
+    def __call__(self, x, *args, **kwargs):
+        """Calls the model as in Keras; events out of range are refused in one line."""
+        if isinstance(x, (np.ndarray, tf.__internal__.EagerTensor)):
+            self.events.check(x)
+        return super().__call__(x, *args, **kwargs)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
+        """Trains on events; result, and arguments not named here, as in `keras.Model`.
 
         Args:
-            x: Events alone: array `[n, *event_shape]` (uint8 as it is, or float) or a
-                `tf.data.Dataset` of batches.
+            x: Events alone: array `[n, *event_shape]` (uint8 as it is, or float), or
+                batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator.
             y: Must be None: the model takes no labels.
-            *args: As in `keras.Model.fit`.
+            batch_size: As in `keras.Model.fit`, like all others.
+            epochs: Passes through the data.
+            verbose: `"auto"`, 0, 1 or 2.
+            callbacks: Keras callbacks.
+            validation_split: Share of an array's end that is held out.
             validation_data: Like `x`.
-            **kwargs: As in `keras.Model.fit`.
+            shuffle: Whether arrays and PyDatasets are shuffled; other data are not.
+            class_weight: Must be None.
+            sample_weight: Must be None.
+            **kwargs: `initial_epoch`, `steps_per_epoch`, `validation_steps`,
+                `validation_batch_size`, `validation_freq`.
 
         Returns:
             Keras's `History`; `loss` is in nats per event where it is a density.
@@ -277,40 +310,181 @@ class EventModel(LikelihoodTrainer):
             ValueError: If the data do not fit the model.
             FloatingPointError: If too many updates in a row are not finite.
         """
-        self._check_data("fit", x, y)
-        if validation_data is not None:
-            self._check_data("validation_data", validation_data)
         self._assert_compile_called("fit")
-        if not bool(self._is_adapted.numpy()):
-            kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
-            with keeping_adapted():
-                count = self._adapt_to(x)
-            if _verbosity(args, kwargs) != 0:
-                print(_adapt_note(count, kept), flush=True)
-        if not isinstance(x, (np.ndarray, tf.Tensor)):
+        x = self._admitted("fit", x, y, sample_weight, class_weight)
+        if validation_data is not None:
+            validation_data = (self._admitted("validation_data", validation_data),)
+        x = self._begin_training("fit", x, verbose)
+        if not isinstance(x, (np.ndarray, tf.Tensor, keras.utils.PyDataset)):
             # A data set shuffles itself; Keras warns about its own default.
-            kwargs.setdefault("shuffle", False)
+            shuffle = False
         self._skips_in_a_row = 0
-        return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+        return super().fit(
+            x,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            **kwargs,
+        )
 
-    def _act_norms(self) -> list[flows.ActNorm]:
-        layers = self._flatten_layers()
-        return [layer for layer in layers if isinstance(layer, flows.ActNorm)]
-
-    def _check_data(self, name: str, x: Any, y: Any = None) -> None:
-        self.events.check_training_data(name, x, y)
-        if self._has_density:
-            self.events.check_is_dequantized(name, x)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        **kwargs,
+    ):
         """Evaluates the objective; arguments and result as in `keras.Model.evaluate`.
 
         The dequantization noise is a function of the model's seed and the position of
         the batch: equal calls give equal values.
         """
         if not kwargs.get("_use_cached_eval_dataset"):
-            self._check_data("evaluate", x, y)
-        return super().evaluate(x, y, *args, **kwargs)
+            x = self._admitted("evaluate", x, y, sample_weight)
+        return super().evaluate(x, None, batch_size, verbose, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """Reconstructs events; arguments as in `keras.Model.predict`.
+
+        Raises:
+            ValueError: If the data do not fit the model.
+        """
+        x = self._admitted("predict", x, density=False)
+        return super().predict(x, *args, **kwargs)
+
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
+    ):
+        """Makes one step on a batch; arguments and result as in `keras.Model`.
+
+        Raises:
+            ValueError: If the batch does not fit the model.
+        """
+        self._assert_compile_called("train_on_batch")
+        x = self._admitted("train_on_batch", x, y, sample_weight, class_weight)
+        self._begin_training("train_on_batch", x, verbose=1)
+        self.make_train_function()
+        return self._on_batch(self.train_function, x, return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Evaluates one batch; arguments and result as in `keras.Model`.
+
+        Raises:
+            ValueError: If the batch does not fit the model.
+        """
+        self._assert_compile_called("test_on_batch")
+        x = self._admitted("test_on_batch", x, y, sample_weight)
+        self.make_test_function()
+        return self._on_batch(self.test_function, x, return_dict)
+
+    def _on_batch(self, function, x, return_dict):
+        self.reset_metrics()
+        data = tf.data.Dataset.from_tensors(x)
+        distributed = self.distribute_strategy.experimental_distribute_dataset(data)
+        logs = function(iter(distributed))
+        logs = {name: float(value) for name, value in logs.items()}
+        return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    def make_predict_function(self, force: bool = False):
+        """Builds the function that `predict` calls with batches."""
+        if self.predict_function is not None and not force:
+            return
+        super().make_predict_function(force=True)
+        predict = self.predict_function
+
+        def checked(data):
+            for batch in data:
+                x = unpack_batch(batch)
+                for part in self.distribute_strategy.experimental_local_results(x):
+                    self.events.check(part)
+            return predict(data)
+
+        self.predict_function = checked
+
+    # How data come in.
+
+    def _admitted(self, name: str, x: Any, *others: Any, density: bool = True) -> Any:
+        """What Keras is given for data, after a check of what is known beforehand.
+
+        Args:
+            name: What messages call the data.
+            x: Events, in any form.
+            *others: Labels and weights, which there must not be.
+            density: Whether densities are asked for.
+        """
+        if isinstance(x, tuple) and x:
+            # As Keras takes validation data: (x,) or (x, None).
+            x, *rest = x
+            others = (*others, *rest)
+        if any(other is not None for other in others):
+            raise ValueError(
+                f"{name}: the model takes images alone, with equal weights, got "
+                "labels, targets or weights beside them; pass the images only, and "
+                "repeat those that shall count more."
+            )
+        if x is None:
+            raise ValueError(f"{name}: there are no data; pass the images.")
+        x = as_arrays(x)
+        self.events.check_data(name, x)
+        if isinstance(x, (np.ndarray, tf.Tensor)):
+            if density and self._has_density:
+                self.events.check_density(name, x)
+        elif isinstance(x, Iterator):
+            return in_tuples(x)
+        return x
+
+    def _begin_training(self, name: str, x: Any, verbose: Any) -> Any:
+        """Initializes ActNorm if nobody did, and warns; returns the data."""
+        examples = x if isinstance(x, (np.ndarray, tf.Tensor)) else None
+        if not bool(self._is_adapted.numpy()):
+            examples, x = first_examples(x, _ADAPT_EXAMPLES)
+            kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
+            with keeping_adapted():
+                count = self._adapt_to(examples)
+            if verbose != 0:
+                print(_adapt_note(count, kept), flush=True)
+        if examples is not None and self._has_density:
+            self.events.warn_of_unbounded(name, examples)
+        return x
+
+    def check_batch(self, x: np.ndarray, *, training: bool) -> None:
+        """Refuses a batch that is not of the model's units.
+
+        NaN in a training batch is left to the guard against updates that are not
+        finite, which counts them.
+        """
+        self.events.check(x, finite=not training)
+        if self._is_first_batch and self._has_density:
+            self.events.check_density("data", x)
+        self._is_first_batch = False
+
+    def reset_metrics(self):
+        """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
+        super().reset_metrics()
+        self._is_first_batch = True
+
+    def _act_norms(self) -> list[flows.ActNorm]:
+        layers = self._flatten_layers()
+        return [layer for layer in layers if isinstance(layer, flows.ActNorm)]
+
+    def save(self, filepath, *args, **kwargs):
+        """Writes the model; arguments as in `keras.Model.save`.
+
+        Raises:
+            ValueError: If it is a file of HDF5, which would leave parts out.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"A model is not saved as HDF5, got {str(filepath)!r}; name the file "
+                "*.keras, or call save_weights with a file *.weights.h5."
+            )
+        super().save(filepath, *args, **kwargs)
 
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs):
         """Writes the model for serving, in files that need no aef_tfp.
@@ -430,11 +604,6 @@ def _other_format(found: Any) -> str:
         f"something else than those of format {_FORMAT}, which this version reads: "
         "train it anew, or load it with the version that wrote it."
     )
-
-
-def _verbosity(args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The argument `verbose` of `fit`, which comes fifth."""
-    return kwargs.get("verbose", args[2] if len(args) > 2 else "auto")
 
 
 def _adapt_note(count: int, kept: Sequence[str]) -> str:

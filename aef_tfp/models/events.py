@@ -1,19 +1,25 @@
 """What one data point of a model is: shape, levels, range."""
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from aef_tfp.models.arguments import checked_event_shape, shape_text
 from aef_tfp.models.noise import uniform_noise
+from aef_tfp.models.units import boundary_share, lattice_of, unbounded_columns
 
 __all__ = ["EventSpec"]
 
 # Events that tell levels from continuous data.
 _LEVEL_EXAMPLES = 64
+
+# Exact zeros and ones beyond what rounding of dequantized float32 images makes.
+_BOUNDARY_SHARE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +49,15 @@ class EventSpec:
         """
         shape = checked_event_shape(shape)
         is_image = len(shape) == 3
-        if num_levels == "auto":
+        if isinstance(num_levels, str) and num_levels == "auto":
             num_levels = 256 if is_image else None
-        elif num_levels is not None and num_levels < 2:
-            raise ValueError(
-                f"num_levels must be at least 2 or None, got {num_levels!r}."
-            )
+        elif num_levels is not None:
+            if not isinstance(num_levels, (int, np.integer)) or num_levels < 2:
+                raise ValueError(
+                    "num_levels must be an integer of at least 2 or None, got "
+                    f"{num_levels!r}."
+                )
+            num_levels = int(num_levels)
         if logit_lambda == "auto":
             gray = shape[-1] == 1
             logit_lambda = (1e-6 if gray else 0.05) if is_image else None
@@ -80,15 +89,36 @@ class EventSpec:
             return values
         return tf.where((values >= 0.0) & (values <= 1.0), values, np.nan)
 
-    def check_training_data(self, name: str, x: Any, y: Any = None) -> None:
-        """Checks what `fit` is given, under the name of the argument.
+    def within_range(self, x: tf.Tensor, seed: Any) -> tf.Tensor:
+        """Returns noisy events in [0, 1], with a density that is bounded.
+
+        The paper clips. That puts a part of all values on exactly 0 and 1, where a
+        model reaches any likelihood. Here clipped values are dequantized like those of
+        a noisy image of `num_levels` levels: uniformly within the lowest or the highest
+        level, so that bits per dimension are those of such an image, and not negative.
+        Without levels, values are reflected at 0 and 1.
+
+        Args:
+            x: `[batch, *shape]`, any real numbers.
+            seed: Stateless seed, as in `dequantize`.
+        """
+        if self.logit_lambda is None:
+            return x
+        if self.num_levels is None:
+            return 1.0 - tf.abs(1.0 - tf.math.floormod(x, 2.0))
+        depth = uniform_noise(tf.shape(x), seed, x.dtype) / self.num_levels
+        x = tf.where(x < 0.0, depth, x)
+        return tf.where(x > 1.0, 1.0 - depth, x)
+
+    def check_data(self, name: str, x: Any) -> None:
+        """Checks what is known of data before any batch is read.
 
         Args:
             name: What the message calls the data.
-            x: Array, tensor or `tf.data.Dataset` of batches.
-            y: Must be None.
+            x: Array, tensor, data set, or another collection of batches.
 
         Raises:
+            TypeError: If `x` is no data.
             ValueError: If there are labels, or `x` does not fit.
         """
         if isinstance(x, list):
@@ -96,52 +126,89 @@ class EventSpec:
                 f"{name}: the model takes one array of images, got a list of {len(x)}; "
                 "join it with np.stack(images)."
             )
-        if y is not None or isinstance(x, tuple):
-            raise ValueError(
-                f"{name}: the model takes images alone, got a second array (labels or "
-                "targets); pass the images only."
-            )
         if isinstance(x, (np.ndarray, tf.Tensor)):
-            self.checked(x)
+            self.check(x)
             return
+        if isinstance(x, (str, bytes, dict, set)) or not (
+            isinstance(x, (Iterable, keras.utils.PyDataset))
+        ):
+            raise TypeError(
+                f"{name}: the model takes an array of images, or a data set or "
+                f"generator of batches, got {type(x).__name__}."
+            )
         spec = getattr(x, "element_spec", None)
         if isinstance(spec, (tuple, list, dict)) and len(spec) != 1:
             raise ValueError(
                 f"{name}: the model takes images alone, got a data set of "
-                f"{type(spec).__name__}s of {len(spec)}; drop the labels, e.g. "
+                f"{type(spec).__name__}s of {len(spec)}; drop labels and weights, e.g. "
                 "dataset.map(lambda image, label: image)."
             )
         for leaf in tf.nest.flatten(spec):
+            if isinstance(leaf, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
+                raise ValueError(
+                    f"{name}: the model takes dense events of one shape, got a data "
+                    f"set of {type(leaf).__name__[:-4]}s; resize the images."
+                )
             if isinstance(leaf, tf.TensorSpec):
                 self.check_shape(leaf.shape)
 
-    def check_is_dequantized(self, name: str, x: Any) -> None:
-        """Refuses floats that are levels divided by the largest one.
+    def check_density(self, name: str, x: Any) -> None:
+        """Refuses floats that stand for integers.
 
         Their density has no bound: a model that puts narrow peaks on the few values
         that occur reaches any likelihood.
 
         Args:
             name: What the message calls the data.
-            x: Array, tensor or anything else, which passes.
+            x: Events `[n, ...]`.
 
         Raises:
-            ValueError: If all of the first images' values are such.
+            ValueError: If all of the first events' values are such.
         """
-        if self.num_levels is None or not isinstance(x, (np.ndarray, tf.Tensor)):
-            return
         values = np.asarray(x[:_LEVEL_EXAMPLES])
-        if values.dtype.kind != "f" or not values.size:
+        if self.num_levels is None or values.dtype.kind in "biu" or not values.size:
             return
-        for count in (self.num_levels - 1, self.num_levels):
-            scaled = values.astype(np.float64) * count
-            # Far below the share of a level, far above what float32 rounds.
-            if np.abs(scaled - np.rint(scaled)).max() < 1e-3:
-                raise ValueError(
-                    f"{name}: the images are integers divided by {count}, whose "
-                    "density has no bound, so bits per dimension would mean nothing; "
-                    "pass the integers themselves (the model dequantizes them), or "
-                    "build the model with num_levels=None if these are real numbers."
+        if values.dtype.itemsize < 4:
+            raise ValueError(
+                f"{name}: the images are of {values.dtype.name}, which has few values "
+                "between 0 and 1, so their density has no bound; pass integers, which "
+                "the model dequantizes, or dequantized images of float32."
+            )
+        lattice = lattice_of(values[np.isfinite(values)], self.num_levels)
+        if lattice is None:
+            return
+        levels = round(lattice.per_unit) + (lattice.offset == 0.0)
+        where = "" if levels <= self.num_levels else f" to a model of {levels:,} levels"
+        raise ValueError(
+            f"{name}: the images are integers in disguise, {lattice}, whose density "
+            "has no bound, so bits per dimension would mean nothing; pass the integers "
+            f"k themselves{where}, and the model dequantizes them."
+        )
+
+    def warn_of_unbounded(self, name: str, x: Any) -> None:
+        """Warns of data that have a density without a bound, but may be meant.
+
+        Args:
+            name: What the message calls the data.
+            x: Events, as many as there are at hand, `[n, *shape]`.
+        """
+        x = np.asarray(x)
+        if x.dtype.kind == "f" and self.logit_lambda is not None:
+            share = boundary_share(x)
+            if share > _BOUNDARY_SHARE:
+                warnings.warn(
+                    f"{name}: {share:.1%} of the values are exactly 0 or 1, where "
+                    "their density has no bound: a model can reach any likelihood "
+                    "there; pass integers, or dequantize before you clip.",
+                    stacklevel=3,
+                )
+        if self.num_levels is None:
+            for phrase in unbounded_columns(x):
+                warnings.warn(
+                    f"{name}: {phrase}, so their density has no bound and the "
+                    "likelihood means nothing there; leave them out, or add noise of "
+                    "the size of their measuring error.",
+                    stacklevel=3,
                 )
 
     def check_shape(self, shape: Any) -> None:
@@ -156,35 +223,80 @@ class EventSpec:
                 "where labels are."
             )
 
-    def checked(self, x: Any) -> tf.Tensor:
+    def check(self, x: Any, *, finite: bool = True) -> None:
+        """Checks shape, type and range of events.
+
+        Args:
+            x: Array or eager tensor, `[n, *shape]`.
+            finite: Whether to refuse NaN and infinite values, too.
+
+        Raises:
+            ValueError: If they do not fit, in one line.
+        """
+        x = np.asarray(x)
+        # Of the half precision types, NumPy knows but one.
+        is_float = x.dtype.kind == "f" or x.dtype.name == "bfloat16"
+        if not is_float and x.dtype.kind not in "iu":
+            raise ValueError(f"Events must be integers or floats, got {x.dtype.name}.")
+        self.check_shape(x.shape)
+        if not x.size:
+            return
+        low, high = float(np.min(x)), float(np.max(x))
+        if not np.isfinite(low + high):
+            is_finite = np.isfinite(x)
+            if finite:
+                bad = np.count_nonzero(~is_finite)
+                raise ValueError(f"Events must be finite, got {bad} NaN or infinite.")
+            x = x[is_finite]
+            low, high = float(np.min(x, initial=1.0)), float(np.max(x, initial=0.0))
+        if not is_float and self.num_levels is not None:
+            if low < 0 or high >= self.num_levels:
+                raise ValueError(
+                    f"Integer events must lie in 0 ... {self.num_levels - 1} "
+                    f"(num_levels = {self.num_levels}), got values from {low:g} to "
+                    f"{high:g}."
+                )
+        elif self.logit_lambda is not None and (low < 0.0 or high > 1.0):
+            raise ValueError(
+                f"Float images must lie in [0, 1], got values from {low:g} to "
+                f"{high:g}; {self._advice(x, low, high)}."
+            )
+
+    def _advice(self, x: np.ndarray, low: float, high: float) -> str:
+        """What to do with values outside of [0, 1]."""
+        if low >= 0.0 and np.all(x == np.rint(x)):
+            levels = self.num_levels or 0
+            if high < levels:
+                dtype = "uint8" if levels <= 256 else "uint16"
+                return f"pass integers, images.astype('{dtype}'): the model dequantizes"
+            return (
+                f"for integers up to {high:g} build the model with num_levels="
+                f"{int(high) + 1}, and pass them as such"
+            )
+        if low >= -1.0 and high <= 1.0:
+            return (
+                "if they were scaled to [-1, 1], pass the integers from before; "
+                "measurements of any range need num_levels=None, logit_lambda=None"
+            )
+        return "measurements of any range need num_levels=None, logit_lambda=None"
+
+    def checked(self, x: Any, *, density: bool = False) -> tf.Tensor:
         """Returns events as a tensor after a check of shape, type and range.
 
         Inside a `tf.function` there are no values to check; `dequantize` makes those
         out of range NaN.
 
+        Args:
+            x: `[n, *shape]`.
+            density: Whether densities of them are asked for; see `check_density`.
+
         Raises:
             ValueError: If they do not fit, in one line.
         """
-        x = tf.convert_to_tensor(x)
-        self.check_shape(x.shape)
-        if x.dtype.is_bool or x.dtype.is_complex or x.dtype == tf.string:
-            raise ValueError(f"Events must be integers or floats, got {x.dtype.name}.")
-        if not tf.executing_eagerly() or tf.size(x) == 0:
+        if isinstance(x, tf.Tensor) and not isinstance(x, tf.__internal__.EagerTensor):
+            self.check_shape(x.shape)
             return x
-        low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-        if x.dtype.is_floating:
-            if not np.isfinite(low + high):
-                bad = int(tf.reduce_sum(tf.cast(~tf.math.is_finite(x), tf.int32)))
-                raise ValueError(f"Events must be finite, got {bad} NaN or infinite.")
-            if self.logit_lambda is not None and (low < 0.0 or high > 1.0):
-                raise ValueError(
-                    f"Float images must lie in [0, 1], got values from {low:g} to "
-                    f"{high:g}; pass integers, e.g. images.astype('uint8'): the model "
-                    "dequantizes them."
-                )
-        elif self.num_levels is not None and (low < 0 or high >= self.num_levels):
-            raise ValueError(
-                f"Integer events must lie in 0 ... {self.num_levels - 1} (num_levels = "
-                f"{self.num_levels}), got values from {low:g} to {high:g}."
-            )
-        return x
+        self.check(x)
+        if density:
+            self.check_density("events", x)
+        return tf.convert_to_tensor(x)

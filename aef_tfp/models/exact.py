@@ -44,7 +44,9 @@ class ExactModel(GenerativeModel):
         Raises:
             ValueError: If `x` has a wrong shape, or values out of range.
         """
-        return self._log_prob(self.events.checked(x), stateless_seed(seed))
+        return self._log_prob(
+            self.events.checked(x, density=True), stateless_seed(seed)
+        )
 
     @traced
     def _log_prob(self, x, seed):

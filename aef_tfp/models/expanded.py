@@ -135,7 +135,9 @@ class ExpandedAEF(WholeEventModel):
         Raises:
             ValueError: If `x` has a wrong shape, or values out of range.
         """
-        return self._joint_log_prob(self.events.checked(x), stateless_seed(seed))
+        return self._joint_log_prob(
+            self.events.checked(x, density=True), stateless_seed(seed)
+        )
 
     @traced
     def _joint_log_prob(self, x, seed):

@@ -152,7 +152,9 @@ class PairModel(AutoencodingModel, GenerativeModel):
         Raises:
             ValueError: If `x` does not fit the model.
         """
-        return self._objective_terms(self.events.checked(x), stateless_seed(seed))
+        return self._objective_terms(
+            self.events.checked(x, density=True), stateless_seed(seed)
+        )
 
     @traced
     def _objective_terms(self, x, seed):

@@ -205,7 +205,7 @@ class WholeEventModel(PairModel):
         if proposal_scale is None:
             proposal_scale = self.proposal_scale(proposal)
         scale = tf.constant(_checked_scale(proposal_scale), self.events.dtype)
-        x = self.events.checked(x)
+        x = self.events.checked(x, density=True)
         seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
         y, log_det = self._preprocessed(x, seeds[0])
 

@@ -1,0 +1,150 @@
+"""Data whose density has no bound: values on a lattice, columns that are constant."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Lattice", "boundary_share", "lattice_of", "unbounded_columns"]
+
+# Values that are looked at: enough for each level to occur beside its neighbour.
+_VALUES = 2**15
+
+# Levels of files: of 8 bits, and of 10 to 16 bits, whose neighbours need not occur.
+_COARSE = (1, 2, 3, 4, 254, 255, 256)
+_FINE = (1023, 1024, 4095, 4096, 16383, 16384, 65534, 65535, 65536)
+
+# Below so many levels their spacing can be seen from the values themselves.
+_MOST_LEVELS = 1000
+
+# Columns beyond which no dependence is searched: a decomposition takes N^3 operations.
+_MOST_COLUMNS = 1000
+
+# Rows that are looked at, and columns that a message names.
+_ROWS, _NAMED = 10_000, 5
+
+# Variance, as a share of a column's own, below which what a linear function of others
+# leaves of it counts as rounding.
+_DEPENDENT = 1e-9
+
+
+class Lattice(NamedTuple):
+    """Values (k + offset) / per_unit for integers k.
+
+    Args:
+        per_unit: Levels per unit.
+        offset: In [0, 1).
+    """
+
+    per_unit: float
+    offset: float
+
+    def __str__(self):
+        count = f"{self.per_unit:.6g}"
+        return f"(k + {self.offset:.3g}) / {count}" if self.offset else f"k / {count}"
+
+
+def lattice_of(x: np.ndarray, num_levels: int | None = None) -> Lattice | None:
+    """Finds the lattice on which all values of real data lie.
+
+    Args:
+        x: Finite floats `[n, ...]`.
+        num_levels: A number of levels that is likely.
+
+    Returns:
+        None if there is none, or nothing to tell it from: fewer than two values.
+    """
+    values = np.asarray(x).ravel()[:_VALUES].astype(np.float64)
+    distinct = np.unique(values)
+    if len(distinct) < 2:
+        return None
+    likely = {*_COARSE, *([num_levels - 1, num_levels] if num_levels else [])}
+    inner = np.count_nonzero((distinct > 0.0) & (distinct < 1.0))
+    for count in sorted({*likely, *_FINE}):
+        # Any three numbers lie near some fine lattice.
+        if count not in likely and inner < 4:
+            continue
+        for offset in (0.0, 0.5):
+            scaled = distinct * count - offset
+            # What float32 rounds, and far below the share of a level.
+            if np.abs(scaled - np.rint(scaled)).max() < 1e-3 + 1.2e-7 * count:
+                return Lattice(float(count), offset)
+    return _spaced(distinct)
+
+
+def _spaced(distinct: np.ndarray) -> Lattice | None:
+    """The lattice whose spacing is the smallest difference of values."""
+    spacing = np.diff(distinct).min()
+    if len(distinct) < 5 or spacing < 1.0 / _MOST_LEVELS:
+        return None
+    k = (distinct - distinct[0]) / spacing
+    # The spacing's own rounding error, as often as there are levels.
+    tolerance = 0.01 + 2.4e-7 * np.abs(distinct).max() / spacing * k[-1]
+    if tolerance > 0.25 or np.abs(k - np.rint(k)).max() > tolerance:
+        return None
+    count = np.rint(k)[-1] / (distinct[-1] - distinct[0])
+    return Lattice(float(count), float(np.round(distinct[0] * count % 1.0, 3) % 1.0))
+
+
+def boundary_share(x: np.ndarray) -> float:
+    """Returns the share of values that are exactly 0 or 1."""
+    return float(np.mean((x == 0.0) | (x == 1.0))) if x.size else 0.0
+
+
+def unbounded_columns(x: np.ndarray) -> list[str]:
+    """Describes the entries of continuous events whose density has no bound.
+
+    A model that puts all mass on a constant, on integers, or on the plane in which
+    columns depend on each other linearly, reaches any likelihood.
+
+    Args:
+        x: Floats or integers `[n, *event_shape]`, at least two events.
+
+    Returns:
+        One phrase per kind of fault, naming the columns: `"column 3 is constant"`.
+    """
+    shape = x.shape[1:]
+    rows = x[:_ROWS].reshape(min(len(x), _ROWS), -1).astype(np.float64)
+    if len(rows) < 2 or not np.all(np.isfinite(rows)):
+        return []
+    is_constant = np.ptp(rows, axis=0) == 0.0
+    is_integer = ~is_constant & np.all(rows == np.rint(rows), axis=0)
+    phrases = [
+        _phrase(np.flatnonzero(chosen), shape, what)
+        for chosen, what in ((is_constant, "constant"), (is_integer, "all integers"))
+        if chosen.any()
+    ]
+    free = np.flatnonzero(~is_constant)
+    dependent = _dependent(rows[:, free])
+    if len(dependent):
+        what = "a copy of others, or a linear function of them"
+        phrases.append(_phrase(free[dependent], shape, what))
+    return phrases
+
+
+def _dependent(rows: np.ndarray) -> np.ndarray:
+    """Indices of columns that are linear functions of other columns."""
+    count, width = rows.shape
+    if not 2 <= width <= _MOST_COLUMNS:
+        return np.array([], int)
+    scaled = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    if count <= width:
+        # Too few rows to tell a dependence from chance, but for copies.
+        _, first, groups = np.unique(
+            scaled.T.round(9), axis=0, return_index=True, return_inverse=True
+        )
+        copies = np.flatnonzero(first[groups.ravel()] != np.arange(width))
+        return copies
+    values, vectors = np.linalg.eigh(scaled.T @ scaled / count)
+    null = vectors[:, values < _DEPENDENT]
+    return np.flatnonzero(np.abs(null).max(axis=1, initial=0.0) > 0.05)
+
+
+def _phrase(columns: np.ndarray, shape: tuple[int, ...], what: str) -> str:
+    names = []
+    for column in columns[:_NAMED]:
+        place = [int(index) for index in np.unravel_index(column, shape)]
+        names.append(str(place[0]) if len(place) == 1 else str(tuple(place)))
+    more = f" and {len(columns) - _NAMED} more" if len(columns) > _NAMED else ""
+    if len(columns) == 1:
+        return f"column {names[0]} is {what}"
+    return f"columns {', '.join(names)}{more} are {what}"

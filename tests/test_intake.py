@@ -1,0 +1,359 @@
+"""What comes in as data: all kinds of Keras, in the right units or refused."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training_engine import FLOATS, largest_difference, tiny, weights
+
+from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF
+
+INTEGERS = np.random.default_rng(0).integers(0, 17, FLOATS.shape).astype("uint8")
+DIVIDED = (INTEGERS / 16).astype("float32")
+SIZE = 32
+
+
+def batches(x):
+    return tf.data.Dataset.from_tensor_slices(x).batch(SIZE)
+
+
+def generator(x):
+    for start in range(0, len(x), SIZE):
+        yield x[start : start + SIZE]
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return len(self.x) // SIZE
+
+    def __getitem__(self, index):
+        return self.x[index * SIZE : (index + 1) * SIZE]
+
+
+class ArrayLike:
+    """As pandas and other libraries give arrays."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.x, dtype)
+
+
+# Keras warns at the end of each collection whose length it does not know.
+pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data")
+
+KINDS = {"array": np.asarray, "set": batches, "generator": generator, "py": Batches}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One model for all that is refused or only looked at."""
+    model = tiny(ExpandedAEF)
+    model.fit(INTEGERS, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def refused(trained):
+    """Calls a method; returns the error's one line, after which nothing has changed."""
+
+    def call(function, *args, **kwargs):
+        before = weights(trained)
+        with pytest.raises((ValueError, TypeError)) as error:
+            function(*args, **kwargs)
+        assert "\n" not in str(error.value)
+        assert largest_difference(before, weights(trained)) == 0.0
+        return str(error.value)
+
+    return call
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_floats_that_stand_for_integers_are_refused_by_all_ways_in(
+    kind, trained, refused
+):
+    data = KINDS[kind]
+    for method in (trained.fit, trained.evaluate):
+        assert "disguise, k / 16, whose" in refused(method, data(DIVIDED), verbose=0)
+    assert "disguise" in refused(trained.adapt, data(DIVIDED))
+    assert "disguise" in refused(tiny(ExpandedAEF).fit, data(DIVIDED), verbose=0)
+    # Nothing asks for their density here.
+    assert trained.predict(data(DIVIDED), verbose=0).shape == DIVIDED.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_data_in_other_units_stop_the_training(kind, trained):
+    with pytest.raises(ValueError, match="disguise"):
+        trained.fit(INTEGERS, validation_data=KINDS[kind](DIVIDED), verbose=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_floats_out_of_range_are_an_error_and_not_nan(kind, trained, refused):
+    data = KINDS[kind]
+    images = FLOATS.copy()
+    images[40, 1, 1] = 1.25
+    message = "must lie in [0, 1], got values from "
+    for method in (trained.evaluate, trained.predict):
+        said = refused(method, data(images), verbose=0)
+        assert message in said
+        assert " to 1.25; " in said
+        assert "finite, got 1 NaN" in refused(
+            method, data(np.where(images == 1.25, np.nan, FLOATS)), verbose=0
+        )
+    assert message in refused(trained, images)
+    assert message in refused(trained.predict_on_batch, images)
+    assert message in refused(trained.test_on_batch, images)
+
+
+def test_two_replicas_refuse_as_one_does(mirrored):
+    with mirrored.scope():
+        model = tiny()
+    model.adapt(INTEGERS)
+    images = FLOATS.copy()
+    images[9] = -0.5  # of the second replica
+    for method in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(ValueError, match=r"got values from -0\.5"):
+            method(batches(images), verbose=0)
+    with pytest.raises(ValueError, match="disguise"):
+        model.fit(batches(DIVIDED), verbose=0)
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "advice"),
+    [
+        (255.0 * DIVIDED, "measurements of any range need num_levels=None"),
+        (np.rint(16 * DIVIDED), r"pass integers, images.astype\('uint8'\)"),
+        (np.rint(255 * DIVIDED), "build the model with num_levels=256"),
+        (2 * DIVIDED - 1, r"scaled to \[-1, 1\], pass the integers from before"),
+        (300 * FLOATS, "measurements of any range need num_levels=None, logit_lambda"),
+        (np.float16(DIVIDED), "float16, which has few values"),
+    ],
+)
+def test_advice_fits_the_values(x, advice, trained):
+    with pytest.raises(ValueError, match=advice):
+        trained.joint_log_prob(x)
+
+
+def test_the_advice_for_measurements_works():
+    x = np.random.default_rng(0).uniform(0, 300, (32, 6)).astype("float32")
+    model = PartitionedAEF((6,), 2, num_levels=None, logit_lambda=None)
+    assert np.isfinite(model.log_prob(x)).all()
+
+
+@pytest.mark.parametrize("levels", [17.0, True, "17", 1, -3, np.nan])
+def test_num_levels_is_an_integer(levels):
+    with pytest.raises(ValueError, match="num_levels must be an integer of at least 2"):
+        ExpandedAEF((4, 4, 1), 2, num_levels=levels)
+
+
+def test_models_without_a_density_take_any_floats():
+    model = Autoencoder((4, 4, 1), 2, encoder="dense", decoder="dense", num_levels=17)
+    model.compile(jit_compile=False)
+    model.fit(DIVIDED, verbose=0)
+
+
+# Density without a bound that may be meant: a warning.
+
+
+def test_a_column_without_a_bound_is_named(recwarn):
+    x = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+    x[:, 3] = 2.0
+    model = PartitionedAEF((5,), 2, encoder="dense", decoder="dense")
+    model.compile(jit_compile=False, run_eagerly=True)
+    with pytest.warns(UserWarning, match="fit: column 3 is constant, so their density"):
+        model.fit(batches(x).take(1), verbose=0)
+
+
+def test_exact_zeros_and_ones_are_warned_of(trained):
+    x = np.clip(1.5 * FLOATS, 0.0, 1.0)
+    with pytest.warns(UserWarning, match="fit: .*% of the values are exactly 0 or 1"):
+        trained.fit(x, verbose=0)
+
+
+def test_noisy_images_have_no_values_at_the_bounds():
+    """Clipped values of a noisy image are dequantized within the outermost level."""
+    rng = np.random.default_rng(0)
+    levels = np.repeat(rng.integers(0, 17, (400, 4, 4, 1)), 5, axis=0).astype("uint8")
+    model = ExpandedAEF((4, 4, 1), 2, num_levels=17, noise_std=0.5)
+    noisy = model.corrupt(levels, seed=1).numpy()
+    assert np.all((noisy > 0.0) & (noisy < 1.0))
+    # As many as the paper's clipping puts on 0, evenly over the lowest level.
+    clean = (levels + 0.5) / 17
+    below = noisy < 1 / 17
+    standard = tf.math.erfc((clean - 1 / 17) / 0.5 / np.sqrt(2)).numpy() / 2
+    assert below.mean() == pytest.approx(standard.mean(), abs=0.01)
+    assert 17 * noisy[below].mean() == pytest.approx(0.5, abs=0.01)
+    assert 17 * (1 - noisy[noisy > 16 / 17]).mean() == pytest.approx(0.5, abs=0.02)
+    # In between it is the noise alone.
+    inner = ~below & (noisy < 16 / 17)
+    from_noise = (noisy - clean)[inner] / 0.5
+    assert np.abs(from_noise).max() > 1.0
+
+    reals = ExpandedAEF(
+        (4, 4, 1), 2, num_levels=None, logit_lambda=0.05, noise_std=0.5
+    ).corrupt(clean.astype("float32"), seed=1)
+    assert np.all((reals.numpy() > 0.0) & (reals.numpy() < 1.0))
+
+
+# What Keras users pass.
+
+
+@pytest.fixture(scope="module")
+def retrained():
+    """Trains one model from one beginning; returns its weights after that."""
+    model = tiny()
+    states = [v for v in (*model.weights, *model.optimizer.variables)]
+    start = [v.numpy() for v in states]
+
+    def train(data, **kwargs):
+        for variable, value in zip(states, start, strict=True):
+            variable.assign(value)
+        model.fit(data, shuffle=False, verbose=0, **kwargs)
+        assert int(model.optimizer.iterations.numpy()) == len(INTEGERS) // SIZE
+        return weights(model)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        generator,
+        Batches,
+        lambda x: iter(list(generator(x))),
+        lambda x: batches(x).map(
+            lambda b: tf.numpy_function(lambda v: v, [b], b.dtype)
+        ),
+    ],
+    ids=["generator", "PyDataset", "iterator", "unknown shape"],
+)
+def test_all_kinds_of_data_train_alike(data, retrained):
+    expected = retrained(batches(INTEGERS))
+    assert largest_difference(retrained(data(INTEGERS)), expected) < 1e-6
+
+
+@pytest.mark.parametrize("data", [np.asarray, ArrayLike, tf.constant])
+def test_all_kinds_of_arrays_train_alike(data, retrained):
+    expected = retrained(batches(INTEGERS))
+    got = retrained(data(INTEGERS), batch_size=SIZE)
+    assert largest_difference(got, expected) < 1e-6
+
+
+def test_data_sets_of_unknown_shape_train_with_xla():
+    model = tiny(jit_compile=True)
+    vague = tf.data.Dataset.from_generator(
+        lambda: generator(INTEGERS), output_types=tf.uint8
+    )
+    model.fit(vague, verbose=0)
+    assert int(model.optimizer.iterations.numpy()) == len(INTEGERS) // SIZE
+
+
+def test_one_batch_is_one_step():
+    model, expected = tiny(), tiny()
+    logs = model.train_on_batch(INTEGERS[:SIZE], return_dict=True)
+    history = expected.fit(INTEGERS[:SIZE], shuffle=False, verbose=0).history
+    assert largest_difference(weights(model), weights(expected)) < 1e-6
+    for name, [value] in history.items():
+        assert logs[name] == pytest.approx(value, rel=1e-5), name
+    values = model.train_on_batch(INTEGERS[:SIZE])
+    assert len(values) == len(history)
+    tested = model.test_on_batch(INTEGERS[:SIZE], return_dict=True)
+    evaluated = model.evaluate(
+        INTEGERS[:SIZE], batch_size=SIZE, verbose=0, return_dict=True
+    )
+    assert tested == pytest.approx(evaluated)
+    assert model.predict_on_batch(INTEGERS[:3]).shape == (3, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "kwargs"),
+    [
+        ("fit", {"sample_weight": np.ones(96)}),
+        ("fit", {"class_weight": {0: 1.0, 1: 2.0}}),
+        ("fit", {"y": INTEGERS}),
+        ("fit", {"validation_data": (INTEGERS, INTEGERS)}),
+        ("fit", {"validation_data": (INTEGERS, None, np.ones(96))}),
+        ("evaluate", {"sample_weight": np.ones(96)}),
+        ("train_on_batch", {"sample_weight": np.ones(96)}),
+        ("train_on_batch", {"class_weight": {0: 1.0}}),
+        ("test_on_batch", {"sample_weight": np.ones(96)}),
+        ("test_on_batch", {"y": np.ones(96)}),
+    ],
+)
+def test_weights_and_labels_are_refused(method, kwargs, trained, refused):
+    said = refused(getattr(trained, method), INTEGERS, **kwargs)
+    assert "images alone, with equal weights" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("photos/", "an array of images, or a data set or generator of batches, got s"),
+        ({"image": INTEGERS}, "got dict"),
+        (3, "got int"),
+        (None, "there are no data"),
+        (INTEGERS.astype(object), "integers or floats, got object"),
+        (INTEGERS > 3, "integers or floats, got bool"),
+        (INTEGERS.astype(str), "integers or floats, got "),
+        (list(INTEGERS), "one array of images, got a list of 96"),
+        (((b, 1) for b in generator(INTEGERS)), "images alone, got a tuple of 2"),
+        (tf.data.Dataset.from_tensors("x").batch(2), "takes events of shape"),
+        (
+            batches(INTEGERS).map(lambda b: tf.RaggedTensor.from_tensor(b)),
+            "dense events of one shape, got a data set of RaggedTensors",
+        ),
+        (
+            batches(INTEGERS[:, :3]).map(
+                lambda b: tf.numpy_function(lambda v: v, [b], b.dtype)
+            ),
+            "takes events of shape [batch, 4, 4, 1], got [32, 3, 4, 1]",
+        ),
+    ],
+)
+def test_what_is_no_data_is_refused(data, message, trained, refused):
+    assert message in refused(trained.fit, data, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_hdf5_is_refused(name, trained, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"not saved as HDF5, .*name the file \*.keras"
+    ):
+        trained.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "message"),
+    [
+        ({"KERAS_BACKEND": "jax"}, "{}", "got 'jax' (KERAS_BACKEND is set)"),
+        ({}, '{"backend": "torch"}', "got 'torch' ("),
+        ({}, '{"image_data_format": "channels_first"}', "got image_data_format 'chann"),
+        ({"KERAS_BACKEND": "tensorflow"}, '{"backend": "jax"}', None),
+        ({}, "not json", None),
+    ],
+)
+def test_other_backends_are_refused_at_the_import(
+    variables, settings, message, tmp_path
+):
+    (tmp_path / "keras.json").write_text(settings)
+    environment = {"PATH": "", "KERAS_HOME": str(tmp_path), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", "import aef_tfp"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path.parent if message is None else None,
+    )
+    assert (message is None) == (done.returncode == 0), done.stderr
+    if message is not None:
+        assert message in done.stderr.splitlines()[-1]
