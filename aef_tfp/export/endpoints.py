@@ -19,6 +19,10 @@ from aef_tfp.models import (
 __all__ = ["Endpoint", "endpoints_of"]
 
 _COUNT = tf.TensorSpec([], tf.int32)
+# What a server can send in one answer, and importance samples that end in a day.
+_MOST_BYTES = 2**31 - 1
+_MOST_WEIGHTS = 10**6
+
 _SEED = tf.TensorSpec([], tf.int64)
 
 
@@ -97,6 +101,9 @@ def _autoencoding(model: AutoencodingModel) -> list[Endpoint]:
                 ["start and end must hold equally many events, got", *counts],
             ),
             _at_least(2, "num_steps", num_steps),
+            _at_most(
+                _most_entries(model) // tf.maximum(counts[0], 1), "num_steps", num_steps
+            ),
         ]
         return model._interpolate(start, end, _after(checks, num_steps))
 
@@ -125,6 +132,7 @@ def _sample(model: GenerativeModel) -> Endpoint:
     def sample(num_samples, temperature, seed):
         checks = [
             _at_least(1, "num_samples", num_samples),
+            _at_most(_most_entries(model), "num_samples", num_samples),
             tf.debugging.Assert(
                 tf.math.is_finite(temperature) & (temperature >= 0.0),
                 ["temperature must be a finite number of at least 0, got", temperature],
@@ -164,7 +172,10 @@ def _bound(model: VariationalModel) -> list[Endpoint]:
 
 def _marginal(model: WholeEventModel) -> list[Endpoint]:
     def marginal_log_prob(x, num_samples, seed):
-        checks = [_at_least(1, "num_samples", num_samples)]
+        checks = [
+            _at_least(1, "num_samples", num_samples),
+            _at_most(_MOST_WEIGHTS, "num_samples", num_samples),
+        ]
         num_samples = _after(checks, num_samples)
         return model._marginal_log_prob(x, num_samples, _stateless(seed))
 
@@ -254,6 +265,17 @@ def _at_least(least: int, name: str, value: tf.Tensor) -> Any:
     return tf.debugging.Assert(
         value >= least, [f"{name} must be at least {least}, got", value]
     )
+
+
+def _at_most(most: Any, name: str, value: tf.Tensor) -> Any:
+    return tf.debugging.Assert(
+        value <= most, [f"{name} must be at most", most, "here, got", value]
+    )
+
+
+def _most_entries(model: EventModel) -> int:
+    """How many events one answer may hold."""
+    return _MOST_BYTES // (4 * model.events.size)
 
 
 def _checked_floats(model: EventModel, x: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,6 @@
 """Checks of arguments."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 __all__ = [
+    "check_fits_memory",
     "check_positive_scale",
     "checked_count",
     "checked_event_shape",
@@ -42,6 +44,25 @@ def checked_count(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}.")
     return int(value)
+
+
+def check_fits_memory(what: str, num_bytes: int, remedy: str) -> None:
+    """Refuses what cannot end well before any memory is asked for.
+
+    Args:
+        what: What takes the memory, with the number that is too large.
+        num_bytes: What it takes at least.
+        remedy: What to do.
+
+    Raises:
+        ValueError: If it is more than half of the machine's memory.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory // 2:
+        raise ValueError(
+            f"{what} would take at least {num_bytes // 2**30:,} GB, with "
+            f"{memory // 2**30:,} GB in this machine; {remedy}."
+        )
 
 
 def check_positive_scale(role: str, scale: tf.Tensor) -> None:

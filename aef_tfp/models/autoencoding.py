@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.models.arguments import (
+    check_fits_memory,
     check_positive_scale,
     checked_count,
     shape_text,
@@ -216,7 +217,15 @@ class AutoencodingModel(EventModel):
                 f"and {end.shape[0]}."
             )
         checked_count("num_steps", num_steps, least=2)
-        return self._interpolate(start, end, tf.constant(num_steps, tf.int32))
+        check_fits_memory(
+            f"num_steps of {num_steps:,}",
+            4 * num_steps * self.event_size * start.shape[0],
+            "take fewer",
+        )
+        z_start, z_end = self.encode(start), self.encode(end)
+        z = _line(z_start, z_end, tf.constant(num_steps, tf.int32))
+        x = self.decode(tf.reshape(z, [-1, self.latent_dim]))
+        return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
     # Compiled counterparts. tf.identity keeps TFP's caches from answering with values
     # of older weights.
@@ -242,11 +251,7 @@ class AutoencodingModel(EventModel):
 
     @traced
     def _interpolate(self, start, end, num_steps):
-        z_start, z_end = self._encode_events(start), self._encode_events(end)
-        weights = tf.linspace(
-            tf.zeros((), z_start.dtype), tf.ones((), z_start.dtype), num_steps
-        )[None, :, None]
-        z = (1.0 - weights) * z_start[:, None] + weights * z_end[:, None]
+        z = _line(self._encode_events(start), self._encode_events(end), num_steps)
         x = self._decode_latents(tf.reshape(z, [-1, self.latent_dim]))
         return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
@@ -274,3 +279,10 @@ class AutoencodingModel(EventModel):
             "encoder": keras.saving.serialize_keras_object(self.encoder.network),
             "decoder": keras.saving.serialize_keras_object(self.decoder.network),
         }
+
+
+def _line(start: tf.Tensor, end: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
+    """Points of straight lines between pairs, `[batch, num_steps, d]`."""
+    zero, one = tf.zeros((), start.dtype), tf.ones((), start.dtype)
+    weights = tf.linspace(zero, one, num_steps)[None, :, None]
+    return (1.0 - weights) * start[:, None] + weights * end[:, None]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from aef_tfp import flows
 from aef_tfp.flows.base import build_for, keeping_adapted
-from aef_tfp.models.arguments import checked_event_shape
+from aef_tfp.models.arguments import check_fits_memory, checked_event_shape
 from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
 from aef_tfp.models.examples import (
@@ -20,9 +20,20 @@ from aef_tfp.models.examples import (
     unpack_batch,
 )
 from aef_tfp.models.frozen import freeze, frozen_layers
-from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
+from aef_tfp.models.noise import (
+    fold_seed,
+    normal_noise,
+    starting_at,
+    stateless_seed,
+)
 from aef_tfp.models.paths import name_weights
 from aef_tfp.networks.advice import refuse_shared
+from aef_tfp.networks.batching import (
+    PASS_ENTRIES,
+    events_per_pass,
+    joined,
+    passes,
+)
 from aef_tfp.networks.expansion import expanding
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
@@ -213,6 +224,32 @@ class EventModel(LikelihoodTrainer):
     def _objective_without_noise(self, x, seed):
         x = self.dequantize(x, seed)
         return self._objective_of(x, x, seed)
+
+    @property
+    def _events_per_pass(self) -> int:
+        """How many events go through the model at once in bounded memory."""
+        return events_per_pass(None, self.event_size)
+
+    def _of_events(self, function: Any, x: Any, seed: int | None) -> Any:
+        """Values of events, e.g. densities, in passes of bounded memory.
+
+        Args:
+            function: Graph code from events `[n, *event_shape]` and a stateless seed to
+                `[n]`, or a structure of such.
+            x: Events as users give them.
+            seed: Of all noise, which is a function of it and an event's place in `x`.
+        """
+        x, seed = self.events.checked(x, density=True), stateless_seed(seed)
+        parts = list(passes(x, self._events_per_pass))
+        if len(parts) == 1:
+            return function(x, seed)
+        starts = np.cumsum([0, *(len(part) for part in parts)])
+        return joined(
+            [
+                function(part, starting_at(seed, start))
+                for part, start in zip(parts, starts, strict=False)
+            ]
+        )
 
     def _preprocess(self, x):
         """Preprocessed events and the log-determinant of getting there, `[batch]`."""
@@ -459,6 +496,11 @@ class EventModel(LikelihoodTrainer):
         NaN in a training batch is left to the guard against updates that are not
         finite, which counts them.
         """
+        check_fits_memory(
+            f"A batch of {len(x):,}",
+            int(4 * PASS_ENTRIES * len(x) / self._events_per_pass),
+            "lower the batch size",
+        )
         self.events.check(x, finite=not training)
         if self._is_first_batch and self._has_density:
             self.events.check_density("data", x)

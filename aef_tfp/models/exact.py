@@ -7,7 +7,6 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp.models.generative import GenerativeModel
-from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.tracing import traced
 
 __all__ = ["ExactModel"]
@@ -44,9 +43,7 @@ class ExactModel(GenerativeModel):
         Raises:
             ValueError: If `x` has a wrong shape, or values out of range.
         """
-        return self._log_prob(
-            self.events.checked(x, density=True), stateless_seed(seed)
-        )
+        return self._of_events(self._log_prob, x, seed)
 
     @traced
     def _log_prob(self, x, seed):

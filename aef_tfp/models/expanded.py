@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Self
 import keras
 import tensorflow as tf
 
-from aef_tfp.models.noise import stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import EqualizedDense
@@ -135,9 +134,7 @@ class ExpandedAEF(WholeEventModel):
         Raises:
             ValueError: If `x` has a wrong shape, or values out of range.
         """
-        return self._joint_log_prob(
-            self.events.checked(x, density=True), stateless_seed(seed)
-        )
+        return self._of_events(self._joint_log_prob, x, seed)
 
     @traced
     def _joint_log_prob(self, x, seed):

@@ -7,12 +7,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.arguments import check_fits_memory, checked_count
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.event_model import EventModel
-from aef_tfp.models.noise import normal_noise, stateless_seed
+from aef_tfp.models.noise import normal_noise, starting_at, stateless_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.networks import compiling_recursions
+from aef_tfp.networks.batching import joined, pass_sizes
 
 __all__ = ["GenerativeModel"]
 
@@ -82,14 +83,29 @@ class GenerativeModel(EventModel):
                 "temperature must be a finite number of at least 0, got "
                 f"{temperature!r}."
             )
-        return self._sample(
-            tf.constant(num_samples, tf.int32),
-            tf.constant(temperature, self.events.dtype),
-            with_deviations,
-            stateless_seed(seed),
-            # As in training, by Keras's own rule.
-            compiled=self.jit_compile and not self.run_eagerly,
+        check_fits_memory(
+            f"num_samples of {num_samples:,}",
+            4 * num_samples * self.event_size,
+            "draw fewer at a time",
         )
+        whole, start, parts = stateless_seed(seed), 0, []
+        for count in pass_sizes(num_samples, self._samples_per_pass):
+            parts.append(
+                self._sample(
+                    tf.constant(count, tf.int32),
+                    tf.constant(temperature, self.events.dtype),
+                    with_deviations,
+                    whole if count == num_samples else starting_at(whole, start),
+                    # As in training, by Keras's own rule.
+                    compiled=self.jit_compile and not self.run_eagerly,
+                )
+            )
+            start += count
+        return joined(parts)
+
+    @property
+    def _samples_per_pass(self) -> int:
+        return self._events_per_pass
 
     @traced
     def _sample(self, num_samples, temperature, with_deviations, seed, compiled=False):

@@ -9,6 +9,7 @@ __all__ = [
     "fold_seed",
     "normal_noise",
     "normal_of_bits",
+    "split_seed",
     "starting_at",
     "stateless_seed",
     "uniform_noise",
@@ -51,6 +52,16 @@ def fold_seed(seed: tf.Tensor, number: Any) -> tf.Tensor:
     if seed.shape[0] == 2:
         return folded
     return tf.concat([folded, tf.cast(seed[2:], folded.dtype)], axis=0)
+
+
+def split_seed(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """Returns so many seeds, of the same shape, `[2]` or `[3]` from `starting_at`."""
+    # Those of TensorFlow depend on the type, too.
+    seeds = tf.unstack(tf.random.split(tf.cast(seed[:2], tf.int32), count))
+    if seed.shape[0] == 2:
+        return seeds
+    place = seed[2:]
+    return [tf.concat([tf.cast(s, place.dtype), place], axis=0) for s in seeds]
 
 
 def starting_at(seed: tf.Tensor, example: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ from aef_tfp.bijectors.reuse import chain
 from aef_tfp.flows.checks import bijector_of, is_of_user
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
-from aef_tfp.models.noise import stateless_seed
+from aef_tfp.models.noise import split_seed
 from aef_tfp.models.tracing import traced
 from aef_tfp.networks import in_passes
 
@@ -152,9 +152,7 @@ class PairModel(AutoencodingModel, GenerativeModel):
         Raises:
             ValueError: If `x` does not fit the model.
         """
-        return self._objective_terms(
-            self.events.checked(x, density=True), stateless_seed(seed)
-        )
+        return self._of_events(self._objective_terms, x, seed)
 
     @traced
     def _objective_terms(self, x, seed):
@@ -173,8 +171,13 @@ class PairModel(AutoencodingModel, GenerativeModel):
             for name, value in {**terms, "prior": base[0], "residual": base[1]}.items()
         }
 
+    @property
+    def _samples_per_pass(self):
+        # A partitioned model encodes what it has decoded.
+        return min(self._events_per_pass, self._latents_per_pass)
+
     def _generate(self, num_samples, temperature, with_deviations, seed):
-        seeds = tf.random.split(seed, 2)
+        seeds = split_seed(seed, 2)
         base = temperature * self._noise(num_samples, self.latent_dim, seeds[0])
         z = bijector_of(self.prior_flow).forward(base)
         deviations = None

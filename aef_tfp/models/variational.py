@@ -186,7 +186,7 @@ class VAE(VariationalModel):
         Raises:
             ValueError: If `x` does not fit the model.
         """
-        return self._elbo(self.events.checked(x, density=True), stateless_seed(seed))
+        return self._of_events(self._elbo, x, seed)
 
     @traced
     def _elbo(self, x, seed):
@@ -233,7 +233,7 @@ class IWAE(VariationalModel):
 
     def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
         """Returns the K-sample bound; arguments as in `VAE.elbo`."""
-        return self._elbo(self.events.checked(x, density=True), stateless_seed(seed))
+        return self._of_events(self._elbo, x, seed)
 
     @traced
     def _elbo(self, x, seed):

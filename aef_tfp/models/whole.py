@@ -12,11 +12,16 @@ from tensorflow_probability import distributions as tfd
 from aef_tfp.bijectors import decoder_coupling
 from aef_tfp.bijectors.reuse import chain
 from aef_tfp.flows.checks import bijector_of
-from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.arguments import check_fits_memory, checked_count
 from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
 from aef_tfp.models.laplace import Laplace, laplace_approximation
-from aef_tfp.models.noise import fold_seed, normal_noise, stateless_seed
+from aef_tfp.models.noise import (
+    fold_seed,
+    normal_noise,
+    starting_at,
+    stateless_seed,
+)
 from aef_tfp.models.pair import PairModel
 from aef_tfp.models.tracing import traced
 from aef_tfp.networks import with_flat_batch
@@ -207,8 +212,11 @@ class WholeEventModel(PairModel):
         scale = tf.constant(_checked_scale(proposal_scale), self.events.dtype)
         x = self.events.checked(x, density=True)
         seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
-        y, log_det = self._preprocessed(x, seeds[0])
-
+        check_fits_memory(
+            f"num_samples of {num_samples:,}",
+            16 * num_samples * num_repeats,
+            "take fewer",
+        )
         latents_per_pass = self._latents_per_pass
         events_per_pass = latents_per_pass
         if proposal == "laplace":
@@ -216,14 +224,16 @@ class WholeEventModel(PairModel):
             columns = max(self.latent_dim, _LAPLACE_STARTS)
             events_per_pass = max(1, latents_per_pass // columns)
         parts = []
-        for start in range(0, max(1, len(y)), events_per_pass):
-            events = y[start : start + events_per_pass]
+        for start in range(0, max(1, len(x)), events_per_pass):
+            events, log_det = self._preprocessed(
+                x[start : start + events_per_pass], starting_at(seeds[0], start)
+            )
             if proposal == "encoder":
                 fitted = self._encoder_proposal(events)
             else:
                 fitted = self._laplace(
                     events,
-                    tf.constant(self.proposal_scale("encoder"), y.dtype),
+                    tf.constant(self.proposal_scale("encoder"), events.dtype),
                     fold_seed(seeds[0], start),
                 )
             # A seed for each sample: how many go through one pass changes nothing.
@@ -237,7 +247,7 @@ class WholeEventModel(PairModel):
                     repeats,
                     num_samples,
                     max(1, latents_per_pass // max(1, len(events))),
-                    log_det[start : start + events_per_pass],
+                    log_det,
                 )
             )
         return ImportanceEstimate(

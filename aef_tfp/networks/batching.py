@@ -8,17 +8,20 @@ import keras
 import tensorflow as tf
 
 __all__ = [
+    "PASS_ENTRIES",
     "build_for_batches",
     "density_dtype",
     "events_per_pass",
     "in_passes",
+    "joined",
+    "pass_sizes",
     "passes",
     "with_flat_batch",
 ]
 
-# Entries of a network's largest layer in one pass: 32 MB in single precision. On a CPU
-# a likelihood in passes of 256 MB took half as long again.
-_PASS_ENTRIES = 2**23
+PASS_ENTRIES = 2**23
+"""Entries of a network's largest layer in one pass: 32 MB in single precision. On a CPU
+a likelihood in passes of 256 MB took half as long again."""
 
 
 def density_dtype(policy: Any = None) -> str:
@@ -65,14 +68,28 @@ def events_per_pass(network: Any, event_size: int) -> int:
         for output in tf.nest.flatten(getattr(layer, "output", [])):
             sizes.append(math.prod(output.shape[1:]))
     largest = max(sizes) if len(sizes) > 1 else 16 * event_size
-    return max(1, _PASS_ENTRIES // largest)
+    return max(1, PASS_ENTRIES // largest)
+
+
+def pass_sizes(count: int, size: int) -> list[int]:
+    """Cuts a count into parts of nearly equal size, `size` at most; at least one part.
+
+    Equal, since a compiled function is compiled for each size anew.
+    """
+    num_passes = max(1, math.ceil(count / size))
+    return [
+        (number + 1) * count // num_passes - number * count // num_passes
+        for number in range(num_passes)
+    ]
 
 
 def passes(x: tf.Tensor, size: int) -> Iterator[tf.Tensor]:
     """Cuts a tensor along its first axis; without a known length it stays whole."""
-    count = x.shape[0] or 1
-    for start in range(0, count, size):
-        yield x if count <= size else x[start : start + size]
+    sizes = pass_sizes(x.shape[0] or 0, size)
+    start = 0
+    for part in sizes:
+        yield x if len(sizes) == 1 else x[start : start + part]
+        start += part
 
 
 def in_passes(function: Callable[[tf.Tensor], Any], x: tf.Tensor, size: int) -> Any:
@@ -81,9 +98,13 @@ def in_passes(function: Callable[[tf.Tensor], Any], x: tf.Tensor, size: int) -> 
     Args:
         function: Maps `[n, ...]` to a tensor, or a structure of tensors, `[n, ...]`.
         x: `[n, ...]` with any n.
-        size: Examples per call.
+        size: Examples per call, at most.
     """
-    outputs = [function(part) for part in passes(x, size)]
+    return joined([function(part) for part in passes(x, size)])
+
+
+def joined(outputs: Sequence[Any]) -> Any:
+    """Puts the outputs of passes together: tensors, or structures of tensors."""
     if len(outputs) == 1:
         return outputs[0]
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs)

@@ -1,0 +1,128 @@
+"""Passes of bounded memory change no number, and counts that cannot end are refused."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aef_tfp.models import VAE, ExpandedAEF, PartitionedAEF, PixelMAF
+from aef_tfp.networks.batching import PASS_ENTRIES, pass_sizes
+
+IMAGES = np.random.default_rng(0).integers(0, 17, (23, 4, 4, 1)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def models():
+    networks = {"encoder": "dense", "decoder": "dense", "num_levels": 17}
+    pixel_maf = PixelMAF((4, 4, 1), num_layers=1, hidden_units=8, num_levels=17)
+    kinds = (PartitionedAEF, ExpandedAEF, VAE)
+    return {PixelMAF: pixel_maf, **{k: k((4, 4, 1), 2, **networks) for k in kinds}}
+
+
+METHODS = {
+    "log_prob": lambda m, x: m.log_prob(x, seed=1),
+    "joint_log_prob": lambda m, x: m.joint_log_prob(x, seed=1),
+    "elbo": lambda m, x: m.elbo(x, seed=1),
+    "objective_terms": lambda m, x: m.objective_terms(x, seed=1),
+    "encode": lambda m, x: m.encode(x),
+    "reconstruct": lambda m, x: m.reconstruct(x),
+    "interpolate": lambda m, x: m.interpolate(x, x[::-1], 3),
+}
+CASES = [
+    (PartitionedAEF, "log_prob"),
+    (PixelMAF, "log_prob"),
+    (ExpandedAEF, "joint_log_prob"),
+    (VAE, "elbo"),
+    (VAE, "objective_terms"),
+    (VAE, "interpolate"),
+]
+
+
+@pytest.mark.parametrize(("cls", "method"), CASES)
+def test_passes_change_no_number(cls, method, models, monkeypatch):
+    compute, model = METHODS[method], models[cls]
+    expected = compute(model, IMAGES)
+    sizes = []
+    monkeypatch.setattr(cls, "_events_per_pass", 7)
+    monkeypatch.setattr(cls, "_latents_per_pass", 7, raising=False)
+    dequantize = type(model.events).dequantize
+
+    def counted(self, x, seed):
+        sizes.append(x.shape[0])
+        return dequantize(self, x, seed)
+
+    monkeypatch.setattr(type(model.events), "dequantize", counted)
+    got = compute(model, IMAGES)
+    # Traced for parts, and never for all.
+    assert sizes
+    assert len(IMAGES) not in sizes
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
+        got,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("cls", [PartitionedAEF, VAE, PixelMAF])
+def test_samples_are_the_same_in_passes(cls, models, monkeypatch):
+    kwargs = {} if cls is PixelMAF else {"with_deviations": True}
+    expected = models[cls].sample(10, seed=3, **kwargs)
+    monkeypatch.setattr(cls, "_samples_per_pass", 4)
+    got = models[cls].sample(10, seed=3, **kwargs)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_estimate_takes_events_in_passes(models, monkeypatch):
+    model = models[VAE]
+    expected = model.importance_estimate(IMAGES, 2, proposal="laplace", seed=0)
+    shapes = []
+    preprocessed = model._preprocessed
+    monkeypatch.setattr(VAE, "_latents_per_pass", 16 * 23)
+    monkeypatch.setattr(
+        model,
+        "_preprocessed",
+        lambda x, seed: shapes.append(len(x)) or preprocessed(x, seed),
+    )
+    got = model.importance_estimate(IMAGES, 2, proposal="laplace", seed=0)
+    assert max(shapes) == 23
+    np.testing.assert_allclose(got.log_prob, expected.log_prob, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("cls", "method"), [*CASES, (VAE, "reconstruct")])
+def test_no_events_give_no_values(cls, method, models):
+    result = METHODS[method](models[cls], IMAGES[:0])
+    assert {part.shape[0] for part in tf.nest.flatten(result)} == {0}
+
+
+def test_no_events_have_no_estimate(models):
+    assert models[VAE].marginal_log_prob(IMAGES[:0], 3).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.sample(10**12), "num_samples of 1,000,000,000,000 would take"),
+        (lambda m: m.sample(10**400), "num_samples of 10,0"),
+        (lambda m: m.interpolate(IMAGES, IMAGES, 10**12), "num_steps of 1,000,000,000"),
+        (lambda m: m.marginal_log_prob(IMAGES, 10**12), "num_samples of 1,000,000,0"),
+    ],
+)
+def test_absurd_counts_are_refused_at_once(call, message, models):
+    with pytest.raises(ValueError, match=message) as error:
+        call(models[VAE])
+    assert "GB in this machine" in str(error.value)
+
+
+def test_an_absurd_batch_is_refused_before_its_step(models, monkeypatch):
+    model = models[VAE]
+    # One event whose largest layer alone takes 2^50 bytes.
+    monkeypatch.setattr(VAE, "_events_per_pass", PASS_ENTRIES / 2**48)
+    with pytest.raises(ValueError, match=r"A batch of 23 would take .* lower the"):
+        model.check_batch(IMAGES, training=True)
+
+
+def test_passes_are_of_nearly_equal_size():
+    assert pass_sizes(10, 4) == [3, 3, 4]
+    assert pass_sizes(8, 4) == [4, 4]
+    assert pass_sizes(3, 4) == [3]
+    assert pass_sizes(0, 4) == [0]
+    assert sum(pass_sizes(1001, 7)) == 1001
