@@ -55,10 +55,10 @@ def load_splits(
 
     Args:
         name: A key of `DATASETS`.
-        data_dir: The folder of TFDS data sets; None is TFDS's own default, the
-            environment variable `TFDS_DATA_DIR` or else `~/tensorflow_datasets`. For
-            `folder`, the folder of images; for `npz`, the file, or a folder with
-            exactly one.
+        data_dir: The folder of TFDS data sets, which must exist; None is TFDS's own
+            default, the environment variable `TFDS_DATA_DIR` or else
+            `~/tensorflow_datasets`, which is made if it does not. For `folder`, the
+            folder of images; for `npz`, the file, or a folder with exactly one.
         download: Whether to download and prepare the data set if `data_dir` does not
             hold it; TFDS then shows its progress. An embedded data set (`digits`) is
             prepared on first use, quietly and without a network, in any case; so is
