@@ -138,6 +138,7 @@ def load_run_splits(
         image_size=config.image_size,
         channels=config.channels,
         num_levels=config.num_levels,
+        bit_depth=config.bit_depth,
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
     )

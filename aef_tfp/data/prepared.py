@@ -192,7 +192,7 @@ def _prepare_manual(builder: Any, info: DatasetInfo, directory: str) -> None:
     import tensorflow_datasets as tfds
 
     from aef_tfp.data.celeba_hq import MANUAL_FOLDER
-    from aef_tfp.data.image_files import find_image_files
+    from aef_tfp.data.finding import find_image_files
 
     manual = Path(directory) / "downloads" / "manual"
     folder = manual / MANUAL_FOLDER
