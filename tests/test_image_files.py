@@ -393,6 +393,19 @@ def test_one_validation_image_is_enough_to_tune_on():
     assert model.proposal_scales["encoder"] > 0
 
 
+def test_a_run_says_what_it_does_without():
+    from aef_tfp.training import _left_out
+
+    one, two = (data.Split(np.zeros((n, 2, 2, 1), np.uint8)) for n in (1, 2))
+    config = RunConfig(dataset="npz")
+    few = data.Splits(two, one, two, data.dataset_info("npz"))
+    note = "one validation image: TensorBoard shows no interpolations"
+    assert _left_out(config, few) == [note]
+    assert _left_out(config, dataclasses.replace(few, validation=two)) == []
+    maf = dataclasses.replace(config, model="pixel-maf")
+    assert _left_out(maf, few) == []
+
+
 def test_a_thin_residual_network_is_nobodys_choice():
     asked = own("npz-vae-2")
     assert choose(asked, 320, (14, 14, 1))[0].width == 32
