@@ -139,6 +139,10 @@ def load_run_splits(
         ValueError: If the data do not fit the configuration, or are others than those
             that the run began with.
     """
+    bit_depth = config.bit_depth
+    if run_dir is not None and config.dataset == "folder" and bit_depth is None:
+        # A run that has begun was not asked, or its files use all bits.
+        bit_depth = 16
     splits = load_splits(
         config.dataset,
         data_dir=data_dir,
@@ -146,7 +150,7 @@ def load_run_splits(
         image_size=config.image_size,
         channels=config.channels,
         num_levels=config.num_levels,
-        bit_depth=config.bit_depth,
+        bit_depth=bit_depth,
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
     )

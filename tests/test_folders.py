@@ -71,7 +71,7 @@ def test_links_in_a_circle_end(tmp_path):
     assert len(found.images) == 11
     again = ["above", "deep/deeper/up", "out/back", "root", "self"]
     assert found.again == again
-    assert found.left_out() == "2 without an ending"  # a and b
+    assert found.left_out() == "2 links to nothing, such as 'a'"  # and b
     splits = data.load_splits("folder", photos)
     assert everything(splits) == list(range(11))
     assert (
@@ -130,14 +130,22 @@ def test_what_is_left_out_is_counted_by_its_ending(tmp_path):
     draw(tmp_path / ".thumbnails", 20)
     splits = data.load_splits("folder", tmp_path)
     assert splits.notes[1] == (
-        "left out 3 .heic, 3 without an ending, 2 .txt, 1 .part, 1 hidden .png: if"
-        " there are pictures among them, convert them to .png"
+        "left out 3 .heic, 3 without an ending, 2 .txt, 1 .part, 1 hidden .png: to"
+        " have pictures among them, convert them to .png"
     )
     for index in range(15):
         (tmp_path / f"f.{index:03}").touch()
     note = data.load_splits("folder", tmp_path).notes[1]
     assert "2 .txt, 1 .000, 1 .001" in note
-    assert ", 10 of 10 other kinds: if" in note
+    assert ", 10 of 10 other kinds: to" in note
+
+
+def test_links_to_nothing_are_named(tmp_path):
+    draw(tmp_path, *range(10))
+    (tmp_path / "cats").symlink_to(tmp_path / "unplugged")
+    assert data.load_splits("folder", tmp_path).notes[1] == (
+        "left out 1 link to nothing, such as 'cats'"
+    )
 
 
 def test_special_files_are_not_opened(tmp_path):
@@ -152,9 +160,7 @@ def test_special_files_are_not_opened(tmp_path):
     finally:
         server.close()
     assert everything(splits) == list(range(10))
-    assert splits.notes[1].startswith(
-        "left out 4 special files (pipes and the like): if"
-    )
+    assert splits.notes[1] == "left out 4 special files (pipes and the like)"
 
 
 def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch):
@@ -250,8 +256,8 @@ def test_folders_named_as_splits_are_these(tmp_path, train, validation, test):
     splits = data.load_splits("folder", tmp_path)
     assert values(splits) == [[1, 2, 3, 4], [5], [6, 7]]
     assert splits.notes[2] == (
-        f"splits as given by the folders of '{tmp_path}': 4 training, 1 validation, 2"
-        " test images"
+        f"splits as given by the folders {train!r}, {validation!r} and {test!r}: 4"
+        " training, 1 validation, 2 test images"
     )
     # In the order that the seed draws: the first ones are of all classes.
     other = data.load_splits("folder", tmp_path, seed=5).train.images[:, 0, 0, 0]
@@ -270,8 +276,8 @@ def test_splits_may_lie_in_the_one_folder_with_images(tmp_path, top):
     assert values(splits)[2] == [20, 21]
     assert [len(part) for part in values(splits)] == [9, 1, 2]
     assert splits.notes[2].startswith(
-        f"splits as given by the folders of '{tmp_path}', validation drawn from"
-        " training by seed 3: 9 training,"
+        f"splits as given by the folders '{top}/train' and '{top}/test', validation"
+        " drawn from training by seed 3: 9 training,"
     )
 
 
@@ -392,6 +398,14 @@ def test_splits_that_are_not_clear(tmp_path, folders, message):
         data.load_splits("folder", tmp_path)
 
 
+def test_a_split_that_links_to_nothing(tmp_path):
+    draw(tmp_path / "train", *range(10))
+    (tmp_path / "val").symlink_to(tmp_path / "unplugged")
+    message = f"folder 'val' of '{tmp_path}' holds no images: add some, or remove it"
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder", tmp_path)
+
+
 def test_an_empty_folder_beside_images_is_no_split(tmp_path):
     draw(tmp_path, *range(10))
     (tmp_path / "test").mkdir()
@@ -459,6 +473,21 @@ def test_scans_of_few_bits_in_16_are_asked_about(tmp_path, largest, bits, ending
     np.testing.assert_allclose(got, expected, atol=0.501)
     dark = data.load_splits("folder", tmp_path, bit_depth=16).train.images
     assert dark.max() == round(largest / 257)
+
+
+def test_values_that_are_none_of_16_bits_ask_for_nothing(tmp_path):
+    for name, values in (
+        ("-1.tif", -np.arange(64)),
+        ("big.tif", np.arange(64) * 10**4),
+    ):
+        Image.fromarray(values.reshape(8, 8).astype(np.int32)).save(tmp_path / name)
+    message = (
+        f"2 of 2 image files are unreadable in '{tmp_path}': '-1.tif' (it has negative"
+        " pixels), 'big.tif' (its pixels have more than 16 bits): repair or remove"
+        " them, or pass --skip-unreadable (skip_unreadable=True)"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder", tmp_path)
 
 
 def test_files_that_use_16_bits_are_not_asked_about(tmp_path):

@@ -108,8 +108,8 @@ def test_mixed_files_become_equal_images(mixed):
         assert images.shape[1:] == (20, 20, 3)
     size, left_out, skipped, drawn = splits.notes
     assert left_out == (
-        "left out 1 .txt, 1 hidden .png: if there are pictures among them, convert them"
-        " to .png"
+        "left out 1 .txt, 1 hidden .png: to have pictures among them, convert them to"
+        " .png"
     )
     assert size == (
         "499 image files, 22 to 90 pixels wide and 22 to 64 high, become 20 x 20 (no"
@@ -1057,6 +1057,24 @@ def test_the_levels_of_a_folder(tmp_path):
         data.load_splits("folder", tmp_path, num_levels=19)
 
 
+def test_a_run_that_has_begun_is_not_asked_for_a_depth(tmp_path):
+    # As by a version that did not ask.
+    for index in range(10):
+        pixels = np.full([8, 8], 100 * index, np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    config = RunConfig(dataset="folder")
+    with pytest.raises(ValueError, match=r"--bit-depth 10 .* or --bit-depth 16"):
+        load_run_splits(config, data_dir=tmp_path)
+    splits = load_run_splits(config, data_dir=tmp_path, run_dir=tmp_path)
+    assert max(images.max() for images in all_images(splits)) == 4
+    asked = RunConfig(dataset="folder", bit_depth=10)
+    splits = load_run_splits(asked, data_dir=tmp_path, run_dir=tmp_path)
+    assert max(images.max() for images in all_images(splits)) == 224
+    # One of 8 bits has none.
+    images = numbered_folder(tmp_path / "grey")
+    load_run_splits(config, data_dir=images, run_dir=tmp_path)
+
+
 @pytest.mark.parametrize("num_levels", [1, 257])
 def test_numbers_of_levels_that_bytes_do_not_have(num_levels):
     message = f"num_levels must be from 2 to 256, got {num_levels}"
@@ -1131,7 +1149,7 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
         ),
         (
             {"images": numbered(5), "train_labels": np.arange(5)},
-            "'{}' has labels train_labels without images; the arrays must be"
+            "'{}' has labels train_labels without images; names are"
             f" {NAMES}: rename or remove them",
         ),
         (
@@ -1168,17 +1186,17 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
         (
             {"x_test": numbered(5), "y_test": np.arange(5)},
             "'{}' has the arrays x_test, y_test, none of which are images to train on;"
-            f" they must be {NAMES}: write it with np.savez and these names",
+            f" names are {NAMES}: write it with np.savez and these names",
         ),
         (
             {"arr_0": numbered(5), "arr_1": np.arange(5)},
             "'{}' has the arrays arr_0, arr_1, none of which are images to train on;"
-            f" they must be {NAMES}: write it with np.savez and these names",
+            f" names are {NAMES}: write it with np.savez and these names",
         ),
         (
             {"x_train": numbered(5), "x_tset": numbered(5)},
             "'{}' has the arrays x_train, x_tset, and it is not clear what 'x_tset' of"
-            f" shape (5, 8, 8) is for; images must be {NAMES}: rename or remove it",
+            f" shape (5, 8, 8) is for; names are {NAMES}: rename or remove it",
         ),
         (
             {"train": numbered(2), "val": numbered(2)},

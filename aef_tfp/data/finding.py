@@ -26,8 +26,9 @@ class FoundFiles:
 
     Args:
         images: Files that end as images do, links to nothing among them: sorted.
-        others: Other files, and other links to nothing: sorted.
+        others: Other files: sorted.
         hidden: Hidden files that end as images do.
+        broken: Other links to nothing, which may have been folders.
         special: Pipes, sockets and devices. Opening one could wait for ever.
         again: Links, or further names, of files and folders that are there already.
         unreadable: Folders that cannot be listed, and why.
@@ -36,6 +37,7 @@ class FoundFiles:
     images: list[str] = dataclasses.field(default_factory=list)
     others: list[str] = dataclasses.field(default_factory=list)
     hidden: list[str] = dataclasses.field(default_factory=list)
+    broken: list[str] = dataclasses.field(default_factory=list)
     special: list[str] = dataclasses.field(default_factory=list)
     again: list[str] = dataclasses.field(default_factory=list)
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -49,6 +51,11 @@ class FoundFiles:
         if len(counts) > _MOST_KINDS:
             rest = sum(number for _, number in counts[_MOST_KINDS:])
             parts.append(f"{rest:,} of {len(counts) - _MOST_KINDS} other kinds")
+        if self.broken:
+            noun = "link" if len(self.broken) == 1 else "links"
+            parts.append(
+                f"{len(self.broken):,} {noun} to nothing, such as {self.broken[0]!r}"
+            )
         if self.special:
             noun = "file" if len(self.special) == 1 else "files"
             parts.append(f"{len(self.special)} special {noun} (pipes and the like)")
@@ -79,8 +86,9 @@ def find_files(folder: Path, first: Sequence[str] = ()) -> FoundFiles:
     for name in (*first, ""):
         search.take(name)
     found = search.found
-    for names in (found.images, found.others, found.hidden, found.special, found.again):
-        names.sort()
+    for names in vars(found).values():
+        if isinstance(names, list):
+            names.sort()
     return found
 
 
@@ -171,8 +179,10 @@ class _Search:
         try:
             state = os.stat(self._path(name))
         except OSError:
-            # A link to nothing. Of an image, reading it will say so.
-            pass
+            if not _is_image(name):
+                self.found.broken.append(name)
+                return
+            # Reading it will say what is wrong.
         else:
             if not stat.S_ISREG(state.st_mode):
                 self.found.special.append(name)

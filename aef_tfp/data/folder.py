@@ -129,7 +129,7 @@ def load_folder(
     for name in names:
         given[places[name]] += name not in failures
     sizes = drawn_sizes(given, files.titles)
-    notes.append(sizes_note(sizes, given, seed, f"by the folders of '{path}'"))
+    notes.append(sizes_note(sizes, given, seed, files.by))
     if decoded.note:
         notes.append(decoded.note)
     # What is drawn from the training images is the end of them.
@@ -153,10 +153,8 @@ def _notes_of_files(
     found = files.found
     left_out = found.left_out()
     if left_out:
-        notes.append(
-            f"left out {left_out}: if there are pictures among them, convert them to"
-            " .png"
-        )
+        advice = ": to have pictures among them, convert them to .png"
+        notes.append(f"left out {left_out}{advice if found.others else ''}")
     if found.again:
         number = len(found.again)
         noun = "link or name leads" if number == 1 else "links or names lead"
@@ -183,7 +181,7 @@ def _depth(path: Path, headers: dict[str, Header], bit_depth: int | None) -> int
     """
     deep = [name for name, header in headers.items() if header.deep]
     if bit_depth is not None:
-        if not deep:
+        if not deep and bit_depth < 16:
             raise ValueError(
                 f"bit_depth is {bit_depth}, but no image file in '{path}' has more"
                 " than 8 bits: leave it out"

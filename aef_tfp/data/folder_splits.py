@@ -21,12 +21,14 @@ class FolderSplits:
             folders are splits. In the order of `SPLITS`.
         titles: What messages call the folders of these splits.
         found: All files.
+        by: What gives the splits, for a note; "" if there are none.
         note: What to say of folders that could have been splits.
     """
 
     images: dict[str, list[str]]
     titles: dict[str, str]
     found: FoundFiles
+    by: str = ""
     note: str | None = None
 
 
@@ -70,7 +72,7 @@ def find_splits(folder: Path) -> FolderSplits:
                 " it is not clear what is for training: put that into a folder"
                 " 'train', or rename the other"
             )
-    elif "train" in named and beside:
+    elif "train" in named and beside and _within(found.images, named["train"]):
         note = (
             f"folder {named['train']!r} is taken as any other, since there is none"
             " named as the validation or test images"
@@ -78,7 +80,7 @@ def find_splits(folder: Path) -> FolderSplits:
     else:
         note = _deeper(found.images, top)
     titles = {"train": f"'{folder}'"}
-    return FolderSplits({"train": found.images}, titles, found, note)
+    return FolderSplits({"train": found.images}, titles, found, note=note)
 
 
 def _given(folder: Path, named: dict[str, str]) -> FolderSplits:
@@ -111,7 +113,8 @@ def _given(folder: Path, named: dict[str, str]) -> FolderSplits:
                 f"{others if _within(found.again, name) else ''}: add some, or remove"
                 " it"
             )
-    return FolderSplits(images, titles, found)
+    given = f"by the folders {_listed(named[split] for split in images)}"
+    return FolderSplits(images, titles, found, given)
 
 
 def _named_folders(folder: Path, images: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -125,7 +128,10 @@ def _named_folders(folder: Path, images: Sequence[str]) -> tuple[str, dict[str, 
         named: dict[str, str] = {}
         for name in sorted(os.listdir(folder / top)):
             split = SPLIT_WORDS.get(name.lower())
-            if split is None or not (folder / top / name).is_dir():
+            path = folder / top / name
+            # A link to nothing may have been a folder.
+            lost = path.is_symlink() and not path.exists()
+            if split is None or not (path.is_dir() or lost):
                 continue
             if split in named:
                 raise ValueError(
@@ -166,4 +172,5 @@ def _deeper(images: Sequence[str], top: str) -> str | None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return " and ".join(map(repr, names))
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} and {last}" if others else last

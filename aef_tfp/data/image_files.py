@@ -108,7 +108,7 @@ def largest_value(path: Path) -> int:
     """The largest value of a file of 16 bits, to the precision that Pillow reads."""
     with _opened(path) as image:
         if image.mode in _SIXTEEN_BITS:
-            return int(np.asarray(image).max())
+            return int(_deep_values(image).max())
         colours = image.convert("RGB")
         return 256 * int(np.asarray(colours).max()) + 255
 
@@ -172,15 +172,20 @@ def _eight_bits(image: Image.Image, bit_depth: int) -> Image.Image:
         raise ValueError("its pixels are real numbers of no known range")
     if image.mode not in _SIXTEEN_BITS:
         return image
+    values = _deep_values(image)
+    white = 2**bit_depth - 1
+    if values.max() > white:
+        raise TooManyBits(f"has a value of {values.max():,}")
+    return Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
+
+
+def _deep_values(image: Image.Image) -> np.ndarray:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0:
         raise ValueError("it has negative pixels")
     if values.max() > 65_535:
         raise ValueError("its pixels have more than 16 bits")
-    white = 2**bit_depth - 1
-    if values.max() > white:
-        raise TooManyBits(f"has a value of {values.max():,}")
-    return Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
+    return values
 
 
 def problem(error: Exception) -> str:

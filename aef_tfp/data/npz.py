@@ -73,7 +73,7 @@ def load_npz(
             titles = {"train": f"'{file}'"}
         sizes = drawn_sizes(given, titles)
         rows = _rows(given, sizes, seed)
-        notes = [sizes_note(sizes, given, seed, f"in '{file}'"), *unused, *notes]
+        notes = [sizes_note(sizes, given, seed, f"in {str(file)!r}"), *unused, *notes]
         parts = []
         state = file.stat()
         for split in SPLITS:
@@ -151,8 +151,7 @@ def _notes_of_others(archive: Any, others: list[str], file: Path) -> list[str]:
             listed = ", ".join(sorted(archive.files))
             raise ValueError(
                 f"'{file}' has the arrays {listed}, and it is not clear what {name!r}"
-                f" of shape {shape} is for; images must be {NAMES}: rename or remove"
-                " it"
+                f" of shape {shape} is for; names are {NAMES}: rename or remove it"
             )
     if not others:
         return []

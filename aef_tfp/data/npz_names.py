@@ -84,14 +84,14 @@ def split_names(names: Iterable[str], file: Path) -> ArrayNames:
         )
     if not images.keys() & {"", "train"}:
         raise ValueError(
-            f"{listed}, none of which are images to train on; they must be {NAMES}:"
+            f"{listed}, none of which are images to train on; names are {NAMES}:"
             " write it with np.savez and these names"
         )
     missing = [labels[split] for split in labels if split not in images]
     if missing:
         raise ValueError(
-            f"'{file}' has labels {', '.join(missing)} without images; the arrays must"
-            f" be {NAMES}: rename or remove them"
+            f"'{file}' has labels {', '.join(missing)} without images; names"
+            f" are {NAMES}: rename or remove them"
         )
     if "" in images:
         images = {"train": images[""]}

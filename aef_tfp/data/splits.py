@@ -135,7 +135,7 @@ def sizes_note(
         sizes: What `drawn_sizes` returns.
         given: What it was given.
         seed: The seed of what is drawn.
-        by: Who gives splits, as in "by the folders of 'photos'".
+        by: What gives splits, as in "by the folders 'train' and 'test'".
     """
     numbers = ", ".join(
         f"{sizes[split]:,} {word}"
