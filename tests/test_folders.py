@@ -236,6 +236,17 @@ def test_tiff_of_many_modes(tmp_path):
     assert np.all(turned[7:] < 15)
 
 
+@pytest.mark.parametrize(("dtype", "bit_depth"), [(np.uint8, 16), (np.uint16, 12)])
+def test_white_may_be_zero_in_tiff(tmp_path, dtype, bit_depth):
+    largest = 255 if dtype is np.uint8 else 4095
+    pixels = np.linspace(0, largest, 64).astype(dtype).reshape(8, 8)
+    stored = pixels if dtype is np.uint8 else largest - pixels
+    # Pillow turns 8 bits over when it writes them, too.
+    Image.fromarray(stored).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    got = read_image(tmp_path / "a.tif", 8, 8, 1, bit_depth)[..., 0]
+    np.testing.assert_allclose(got, pixels * (255 / largest), atol=0.501)
+
+
 # Folders that are splits.
 
 
@@ -294,6 +305,20 @@ def test_a_missing_split_is_drawn_from_the_training_images(tmp_path):
     (tmp_path / "train" / "bad.png").touch()
     skipped = data.load_splits("folder", tmp_path, skip_unreadable=True)
     assert values(skipped) == [train, validation, test]
+
+
+def test_splits_too_large_for_memory_are_the_same(tmp_path):
+    draw(tmp_path / "images" / "train", *range(20))
+    draw(tmp_path / "images" / "val", 100, 101)
+    draw(tmp_path / "images" / "test", 200, 201)
+    (tmp_path / "images" / "val" / "bad.png").touch()
+    arguments = {"skip_unreadable": True, "cache_dir": tmp_path / "cache"}
+    one = data.load_splits("folder", tmp_path / "images", **arguments)
+    for _ in range(2):  # cached in, and read from there
+        arguments["memory_limit"] = 0
+        two = data.load_splits("folder", tmp_path / "images", **arguments)
+        assert isinstance(two.validation.images, np.memmap)
+        assert values(two) == values(one) == [[*range(20)], [100, 101], [200, 201]]
 
 
 def test_training_images_alone_are_divided(tmp_path):
@@ -522,6 +547,13 @@ def test_a_depth_of_files_that_have_none(tmp_path):
         data.load_splits("npz", "a.npz", bit_depth=12)
     with pytest.raises(ValueError, match=one_line(f"{message}.")):
         RunConfig(dataset="npz", bit_depth=12).check()
+
+
+def test_colours_say_nothing_of_the_depth_of_grey_scans(tmp_path):
+    draw_deep(tmp_path, 4095)
+    write_deep_colours(tmp_path / "bright.png", 65_535)
+    with pytest.raises(ValueError, match=r"^no value of the 10 image files of 16 bits"):
+        data.load_splits("folder", tmp_path)
 
 
 def write_deep_colours(path, largest):

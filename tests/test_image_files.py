@@ -1584,6 +1584,10 @@ def spoil_pair(manual):
 
 def spoil_other_of_pair(manual):
     (manual / "CelebA-HQ-to-CelebA-mapping.txt").unlink()
+    return without_mapping(manual)
+
+
+def without_mapping(manual):
     return (
         f"'{manual}' has list_eval_partition.txt but not"
         " CelebA-HQ-to-CelebA-mapping.txt; the original partition takes both: add it"
@@ -1634,6 +1638,14 @@ def spoil_test(manual):
     )
 
 
+def spoil_link(manual):
+    # Nothing is partitioned by number because a disk is not plugged in.
+    for name in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt"):
+        (manual / name).unlink()
+    (manual / "list_eval_partition.txt").symlink_to(manual / "unplugged")
+    return without_mapping(manual)
+
+
 def spoil_text(manual):
     (manual / "list_eval_partition.txt").write_bytes(b"\x89PNG\r\n")
     return f"'{manual}/list_eval_partition.txt' is no text file: fetch the list again"
@@ -1658,6 +1670,7 @@ def spoil_text(manual):
         spoil_unique_place,
         spoil_validation,
         spoil_test,
+        spoil_link,
         spoil_text,
     ],
 )

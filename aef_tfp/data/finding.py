@@ -63,9 +63,9 @@ class FoundFiles:
 
 
 def find_image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """The image files below a folder, and the other files; see `find_files`."""
+    """The image files below a folder, and what else is there; see `find_files`."""
     found = find_files(folder)
-    return found.images, found.others
+    return found.images, sorted([*found.others, *found.broken])
 
 
 def find_files(folder: Path, first: Sequence[str] = ()) -> FoundFiles:

@@ -187,8 +187,10 @@ def _depth(path: Path, headers: dict[str, Header], bit_depth: int | None) -> int
                 " than 8 bits: leave it out"
             )
         return bit_depth
+    # Colours say less, and only where there is nothing else.
+    exact = [name for name in deep if not headers[name].cut]
     largest = -1
-    for result in parallel(lambda name: largest_value(path / name), deep):
+    for result in parallel(lambda name: largest_value(path / name), exact or deep):
         # What cannot be read is named later.
         if isinstance(result, int):
             largest = max(largest, result)
@@ -197,13 +199,14 @@ def _depth(path: Path, headers: dict[str, Header], bit_depth: int | None) -> int
     if not 0 <= largest < 2 ** _FEW_BITS[-1]:
         return 16
     bits = next(bits for bits in _FEW_BITS if largest < 2**bits)
-    noun = "file" if len(deep) == 1 else "files"
+    number = len(exact or deep)
+    noun = "file" if number == 1 else "files"
     found = (
-        f"no value of the {len(deep):,} image {noun} of 16 bits in '{path}' is above"
+        f"no value of the {number:,} image {noun} of 16 bits in '{path}' is above"
         f" {largest:,}, as if {bits} bits were used"
     )
     keep = "--bit-depth 16 (bit_depth=16) to make 65,535 white"
-    if any(headers[name].cut for name in deep):
+    if not exact:
         raise ValueError(
             f"{found}, and of images in colour only the upper 8 of 16 can be read:"
             f" convert the files to 8 bits, or pass {keep}"

@@ -49,6 +49,9 @@ _FORMATS = tuple(_ENDINGS)
 _SIXTEEN_BITS = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 _GREY_MODES = {"1", "L", "LA", "La", "F", *_SIXTEEN_BITS}
 
+# A tag of TIFF files, and what it is where 0 stands for white.
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -144,7 +147,9 @@ def read_image(
         file.draft(None, (longer, longer))
         if bit_depth < 16 and _is_cut(file):
             raise TooManyBits("has 16 bits, of which only the upper 8 can be read")
-        image = _eight_bits(ImageOps.exif_transpose(file), bit_depth)
+        # Pillow minds this where a TIFF file has 8 bits, not where it has more.
+        inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        image = _eight_bits(ImageOps.exif_transpose(file), bit_depth, inverted)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -167,7 +172,7 @@ def _central(
     return left, top, left + across, top + down
 
 
-def _eight_bits(image: Image.Image, bit_depth: int) -> Image.Image:
+def _eight_bits(image: Image.Image, bit_depth: int, inverted: bool) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are real numbers of no known range")
     if image.mode not in _SIXTEEN_BITS:
@@ -176,6 +181,8 @@ def _eight_bits(image: Image.Image, bit_depth: int) -> Image.Image:
     white = 2**bit_depth - 1
     if values.max() > white:
         raise TooManyBits(f"has a value of {values.max():,}")
+    if inverted:
+        values = white - values
     return Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
 
 
