@@ -13,6 +13,7 @@ from aef_tfp import data
 from aef_tfp.config import RunConfig
 from aef_tfp.data.finding import find_files
 from aef_tfp.data.image_files import EXTENSIONS, read_header, read_image
+from aef_tfp.data.splits import drawn_sizes
 
 
 def one_line(message):
@@ -423,10 +424,26 @@ def test_splits_that_are_not_clear(tmp_path, folders, message):
         data.load_splits("folder", tmp_path)
 
 
+def test_a_split_of_other_files(tmp_path):
+    draw(tmp_path / "train", *range(10))
+    (tmp_path / "test").mkdir()
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (tmp_path / "test" / name).touch()
+    message = (
+        f"folder 'test' of '{tmp_path}' holds no images, but 2 .heic, 1 .txt: add some,"
+        " or remove it"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.load_splits("folder", tmp_path)
+
+
 def test_a_split_that_links_to_nothing(tmp_path):
     draw(tmp_path / "train", *range(10))
     (tmp_path / "val").symlink_to(tmp_path / "unplugged")
-    message = f"folder 'val' of '{tmp_path}' holds no images: add some, or remove it"
+    message = (
+        f"folder 'val' of '{tmp_path}' holds no images (No such file or directory):"
+        " add some, or remove it"
+    )
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("folder", tmp_path)
 
@@ -466,6 +483,25 @@ def test_a_split_that_is_a_link(tmp_path):
     )
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("folder", photos)
+
+
+@pytest.mark.parametrize(
+    "given", [["train"], ["train", "test"], ["train", "validation"]]
+)
+def test_few_images_are_enough_or_refused(given):
+    names = dict.fromkeys(given, "here")
+    for number in range(21):
+        numbers = dict.fromkeys(given, number)
+        drawn = {"train": 1, "validation": 1, "test": 2}
+        least = sum(n for split, n in drawn.items() if split not in given[1:])
+        least = max(least, 2 if "test" in given else 1)
+        if number < least:
+            with pytest.raises(ValueError, match=r"^here holds [^\n]*: add more$"):
+                drawn_sizes(numbers, names)
+            continue
+        sizes = drawn_sizes(numbers, names)
+        assert sum(sizes.values()) == number * len(given)
+        assert all(sizes[split] >= n for split, n in drawn.items())
 
 
 # More than 8 bits.

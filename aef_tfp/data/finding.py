@@ -42,6 +42,16 @@ class FoundFiles:
     again: list[str] = dataclasses.field(default_factory=list)
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def within(self, folder: str) -> "FoundFiles":
+        """What is in a folder of it, by the same paths."""
+        start = f"{folder}/"
+        kept = {
+            name: [path for path in paths if path == folder or path.startswith(start)]
+            for name, paths in vars(self).items()
+        }
+        unreadable = {path: self.unreadable[path] for path in kept.pop("unreadable")}
+        return FoundFiles(**kept, unreadable=unreadable)
+
     def left_out(self) -> str:
         """What is no image by its name, as in "3 .heic, 1 hidden .png"; or nothing."""
         kinds = collections.Counter(_ending(name) for name in self.others)

@@ -60,7 +60,7 @@ def find_splits(folder: Path) -> FolderSplits:
     others = [
         split
         for split, name in named.items()
-        if split != "train" and _within(found.images, name)
+        if split != "train" and found.within(name).images
     ]
     beside = _beside(found.images, list(named.values()))
     note = None
@@ -72,7 +72,7 @@ def find_splits(folder: Path) -> FolderSplits:
                 " it is not clear what is for training: put that into a folder"
                 " 'train', or rename the other"
             )
-    elif "train" in named and beside and _within(found.images, named["train"]):
+    elif "train" in named and beside and found.within(named["train"]).images:
         note = (
             f"folder {named['train']!r} is taken as any other, since there is none"
             " named as the validation or test images"
@@ -105,13 +105,16 @@ def _given(folder: Path, named: dict[str, str]) -> FolderSplits:
             continue
         name = named[split]
         titles[split] = f"folder {name!r} of '{folder}'"
-        images[split] = _within(found.images, name)
-        if not images[split]:
-            others = " that are not in another split, too"
+        inside = found.within(name)
+        images[split] = inside.images
+        if not inside.images:
+            others = " that are not in another split, too" if inside.again else ""
+            left_out = inside.left_out()
+            but = f", but {left_out}" if left_out else ""
+            if name in inside.unreadable:
+                but = f" ({inside.unreadable[name]})"
             raise ValueError(
-                f"{titles[split]} holds no images"
-                f"{others if _within(found.again, name) else ''}: add some, or remove"
-                " it"
+                f"{titles[split]} holds no images{others}{but}: add some, or remove it"
             )
     given = f"by the folders {_listed(named[split] for split in images)}"
     return FolderSplits(images, titles, found, given)
@@ -149,10 +152,6 @@ def _named_folders(folder: Path, images: Sequence[str]) -> tuple[str, dict[str, 
 def _beside(images: Sequence[str], folders: Sequence[str]) -> list[str]:
     inside = tuple(f"{folder}/" for folder in folders)
     return [name for name in images if not name.startswith(inside)]
-
-
-def _within(names: Sequence[str], folder: str) -> list[str]:
-    return [n for n in names if n == folder or n.startswith(f"{folder}/")]
 
 
 def _deeper(images: Sequence[str], top: str) -> str | None:
