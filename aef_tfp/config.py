@@ -63,6 +63,10 @@ class RunSettings:
     num_levels: int | None = None
     """Values a pixel of a folder or NumPy file can take, 0 to this - 1; None is 256."""
 
+    bit_depth: int | None = None
+    """Bits that files of 16 bits in a folder use, 8 to 16; None asks where it is not
+    clear."""
+
     skip_unreadable: bool = False
     """Leave out files of a folder that cannot be read, and say which."""
 
@@ -224,11 +228,14 @@ class RunSettings:
                 "rematerialize is for the residual networks, which this model has not: "
                 "leave it out."
             )
-        if self.skip_unreadable and self.dataset != "folder":
-            raise ValueError(
-                f"skip_unreadable is for the data set 'folder', not {self.dataset!r}: "
-                "leave it out."
-            )
+        for name in ("bit_depth", "skip_unreadable"):
+            if getattr(self, name) and self.dataset != "folder":
+                raise ValueError(
+                    f"{name} is for the data set 'folder', not {self.dataset!r}: "
+                    "leave it out."
+                )
+        if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
+            raise ValueError(f"bit_depth must be from 8 to 16, got {self.bit_depth}.")
         if self.num_levels is not None:
             info = DATASETS.get(self.dataset)
             if info is not None and info.source == "tfds":

@@ -1,5 +1,6 @@
 """Evaluates a run: loads its best checkpoint, appends to its metrics.json."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from aef_tfp.callbacks import CheckpointStore
 from aef_tfp.config import EvaluationConfig, RunConfig, RunSettings
 from aef_tfp.data import Split, Splits, load_splits
 from aef_tfp.data.fingerprint import check_fingerprint
+from aef_tfp.data.splits import MIN_TEST_IMAGES
 from aef_tfp.files import replace_file
 from aef_tfp.metrics import Record
 from aef_tfp.models import (
@@ -76,6 +78,12 @@ def evaluate_run(
     splits = load_run_splits(run, run_dir=run_dir, data_dir=data_dir, download=download)
     split: Split = getattr(splits, config.split)
     images = split.images[: config.num_images]
+    if len(images) < MIN_TEST_IMAGES:
+        raise ValueError(
+            f"the {config.split} split has 1 image, but a mean and its standard error "
+            f"take at least {MIN_TEST_IMAGES}; choose another --split, or add images "
+            "and train anew."
+        )
     facts: dict[str, Any] = {
         "split": config.split,
         "seed": config.seed,
@@ -131,6 +139,10 @@ def load_run_splits(
         ValueError: If the data do not fit the configuration, or are others than those
             that the run began with.
     """
+    bit_depth = config.bit_depth
+    if run_dir is not None and config.dataset == "folder" and bit_depth is None:
+        # A run that has begun was not asked, or its files use all bits.
+        bit_depth = 16
     splits = load_splits(
         config.dataset,
         data_dir=data_dir,
@@ -138,6 +150,7 @@ def load_run_splits(
         image_size=config.image_size,
         channels=config.channels,
         num_levels=config.num_levels,
+        bit_depth=bit_depth,
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
     )
@@ -358,6 +371,12 @@ def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
         **facts,
     )
     if config.split == "train":
+        return records
+    if len(splits.train) < 2:
+        print(
+            "note: one training image has no distance to others; left out",
+            file=sys.stderr,
+        )
         return records
     # What perfect samples would get with these numbers of images.
     others = metrics.as_levels(splits.train.images[:count], levels)

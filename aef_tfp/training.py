@@ -250,7 +250,7 @@ def train(
     )
     config, choices = choose(settings, len(splits.train), splits.info.image_shape)
     if verbose and chief:
-        notes = (*splits.notes, *choices)
+        notes = (*splits.notes, *_left_out(config, splits), *choices)
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
     checkpoints = Checkpoints(
         run_dir,
@@ -286,6 +286,13 @@ def train(
         # A worker that ends early looks like one that died.
         any_worker(devices, False)
     return records
+
+
+def _left_out(config: RunConfig, splits: Splits) -> list[str]:
+    """What a run does without, for want of images."""
+    if len(splits.validation) > 1 or config.model == "pixel-maf":
+        return []
+    return ["one validation image: TensorBoard shows no interpolations"]
 
 
 def _iteration_of(config: RunConfig, epoch: int) -> int:

@@ -202,6 +202,7 @@ def test_preparing_leaves_the_progress_bars_as_they_were(tmp_path):
     try:
         for active in (False, True):
             tfds.display_progress_bar(active)
+            (tmp_path / str(active)).mkdir()
             data.load_splits("digits", tmp_path / str(active))
             assert tqdm_utils._active is active
     finally:
@@ -227,29 +228,53 @@ def test_another_process_may_prepare_the_digits_meanwhile(
 
 
 def test_digits_that_cannot_be_written(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
+    (tmp_path / "digits").touch()
     with pytest.raises(
         OSError,
-        match=rf"^cannot write data set 'digits' to '{re.escape(str(file))}' \(.*\):"
-        r" pass a data_dir that can be written$",
+        match=rf"^cannot write data set 'digits' to '{re.escape(str(tmp_path))}'"
+        r" \(.*\): pass a data_dir that can be written$",
     ):
-        data.load_splits("digits", file)
+        data.load_splits("digits", tmp_path)
+
+
+@pytest.mark.parametrize("download", [True, False])
+@pytest.mark.parametrize("name", ["digits", "mnist", "celebahq32", "celeba10k32"])
+def test_a_mistyped_directory_is_named_and_never_made(tmp_path, name, download):
+    message = (
+        "{}: pass the directory of your TFDS data sets with --data-dir (data_dir=...),"
+        " leave it out for TFDS's own, or make it first"
+    )
+    wrong = tmp_path / "tdfs" / "deeper"
+    expected = one_line(message.format(f"there is no directory '{wrong}'"))
+    with pytest.raises(FileNotFoundError, match=expected):
+        data.load_splits(name, wrong, download=download)
+    assert list(tmp_path.iterdir()) == []
+    wrong = tmp_path / "file"
+    wrong.touch()
+    expected = one_line(message.format(f"'{wrong}' is a file, not a directory"))
+    with pytest.raises(FileNotFoundError, match=expected):
+        data.load_splits(name, wrong, download=download)
+
+
+def test_the_default_directory_is_made(tmp_path, monkeypatch):
+    from tensorflow_datasets.core import constants
+
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "own"))
+    assert len(data.load_splits("digits").train) == 1347
+    assert (tmp_path / "own" / "digits").is_dir()
 
 
 # Data sets that are downloaded.
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_missing_data_set_is_not_downloaded_unasked(tmp_path, exists):
-    directory = tmp_path if exists else tmp_path / "none"
+def test_a_missing_data_set_is_not_downloaded_unasked(tmp_path):
     message = (
-        f"there is no data set 'mnist' in '{directory}': pass --download"
+        f"there is no data set 'mnist' in '{tmp_path}': pass --download"
         ' (download=True), or run python -c "import tensorflow_datasets as tfds;'
-        f" tfds.builder('mnist', data_dir='{directory}').download_and_prepare()\""
+        f" tfds.builder('mnist', data_dir='{tmp_path}').download_and_prepare()\""
     )
     with pytest.raises(FileNotFoundError, match=one_line(message)):
-        data.load_splits("mnist", directory)
+        data.load_splits("mnist", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,6 +296,7 @@ def test_an_empty_data_dir_is_the_working_directory(tmp_path, monkeypatch):
 def test_a_data_dir_may_begin_with_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "tfds").mkdir(parents=True)
     data.load_splits("digits", "~/tfds")
     assert (tmp_path / "home" / "tfds" / "digits").is_dir()
     assert not (tmp_path / "~").exists()

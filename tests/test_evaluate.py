@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aef_tfp import metrics
+from aef_tfp import data, metrics
 from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
@@ -192,6 +192,54 @@ def test_other_inception_weights_make_no_fid():
         features, "inception", images, images, split="test"
     )
     assert records[0].estimator.startswith("FID")
+
+
+class Stub:
+    """Images of noise, and features that are their pixels."""
+
+    class events:  # noqa: N801 - an attribute of models
+        num_levels = 256
+
+    def sample(self, number, temperature, seed):
+        return np.random.default_rng(seed).uniform(size=(number, 2, 2, 1))
+
+    def __call__(self, images):
+        return np.asarray(images).reshape(len(images), -1)
+
+
+@pytest.mark.parametrize(("number", "prefixes"), [(1, {""}), (2, {"", "train_"})])
+def test_one_training_image_is_at_no_distance(number, prefixes, capsys):
+    from aef_tfp.evaluation import _distances
+
+    images = np.random.default_rng(0).integers(0, 256, (number, 2, 2, 1), np.uint8)
+    two = data.Split(np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1))
+    splits = data.Splits(data.Split(images), two, two, data.dataset_info("npz"))
+    config = EvaluationConfig(frechet="classifier", num_frechet_images=4)
+    facts = {"split": "test", "seed": 0, "iteration": 1}
+    records = _distances(Stub(), Stub(), config, splits, 0, facts)
+    ends = ("frechet_classifier_distance", "kernel_classifier_distance")
+    assert {r.name for r in records} == {p + end for p in prefixes for end in ends}
+    printed = capsys.readouterr().err
+    note = "note: one training image has no distance to others; left out\n"
+    assert printed == ("" if number > 1 else note)
+
+
+def test_a_split_of_one_image_is_refused_before_anything_long(
+    trained, capsys, monkeypatch, digit_images
+):
+    from aef_tfp import evaluation
+
+    argv = [str(trained("aef-corner")), "--split=validation"]
+    capsys.readouterr()
+    one = data.Split(digit_images[:1])
+    splits = data.Splits(one, one, one, data.dataset_info("digits"))
+    monkeypatch.setattr(evaluation, "load_run_splits", lambda *_, **__: splits)
+    monkeypatch.setattr(evaluation, "_feature_model", pytest.fail)
+    assert evaluate.main(argv) == 1
+    assert capsys.readouterr().err == (
+        "error: the validation split has 1 image, but a mean and its standard error "
+        "take at least 2; choose another --split, or add images and train anew.\n"
+    )
 
 
 def test_denoising_is_evaluated_and_drawn(trained, data_dir, capsys):

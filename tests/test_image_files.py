@@ -17,7 +17,9 @@ from aef_tfp import data
 from aef_tfp.callbacks import Duration, duration
 from aef_tfp.config import CHOSEN, PRESETS, RunConfig, RunSettings, get_preset
 from aef_tfp.data import celeba_hq, folder
-from aef_tfp.data.image_files import read_image
+from aef_tfp.data.image_files import EXTENSIONS, read_image
+from aef_tfp.data.npz_names import NAMES, split_names
+from aef_tfp.data.splits import SPLITS, drawn_sizes
 from aef_tfp.defaults import choose
 from aef_tfp.evaluation import evaluate_run, load_run_splits, tune
 from aef_tfp.networks import residual_stages
@@ -104,7 +106,11 @@ def test_mixed_files_become_equal_images(mixed):
     for images in all_images(splits):
         assert images.dtype == np.uint8
         assert images.shape[1:] == (20, 20, 3)
-    size, skipped, drawn = splits.notes
+    size, left_out, skipped, drawn = splits.notes
+    assert left_out == (
+        "left out 1 .txt, 1 hidden .png: to have pictures among them, convert them to"
+        " .png"
+    )
     assert size == (
         "499 image files, 22 to 90 pixels wide and 22 to 64 high, become 20 x 20 (no"
         " larger than the smallest side of all, 22, or than 64, and a side that every"
@@ -387,6 +393,19 @@ def test_one_validation_image_is_enough_to_tune_on():
     assert model.proposal_scales["encoder"] > 0
 
 
+def test_a_run_says_what_it_does_without():
+    from aef_tfp.training import _left_out
+
+    one, two = (data.Split(np.zeros((n, 2, 2, 1), np.uint8)) for n in (1, 2))
+    config = RunConfig(dataset="npz")
+    few = data.Splits(two, one, two, data.dataset_info("npz"))
+    note = "one validation image: TensorBoard shows no interpolations"
+    assert _left_out(config, few) == [note]
+    assert _left_out(config, dataclasses.replace(few, validation=two)) == []
+    maf = dataclasses.replace(config, model="pixel-maf")
+    assert _left_out(maf, few) == []
+
+
 def test_a_thin_residual_network_is_nobodys_choice():
     asked = own("npz-vae-2")
     assert choose(asked, 320, (14, 14, 1))[0].width == 32
@@ -562,7 +581,8 @@ def test_accents_are_the_same_in_any_file_system():
     [(4, (1, 1, 2)), (9, (6, 1, 2)), (15, (11, 2, 2)), (100, (80, 10, 10))],
 )
 def test_sizes_of_splits(n, sizes):
-    assert folder.split_sizes(n, "here") == sizes
+    drawn = drawn_sizes({"train": n}, {"train": "here"})
+    assert tuple(drawn[split] for split in SPLITS) == sizes
 
 
 # Sizes and channels.
@@ -610,14 +630,14 @@ def test_channels_are_those_of_the_images(tmp_path):
 
 def test_folders_without_images(tmp_path):
     message = (
-        "there are no images in '{}'{}: pass a folder with files that end in .png,"
-        " .jpg, .jpeg, .bmp, .gif, .webp"
+        "there are no images in '{}'{}: pass a folder with files that end in"
+        f" {', '.join(EXTENSIONS)}"
     )
     with pytest.raises(FileNotFoundError, match=one_line(message.format(tmp_path, ""))):
         data.load_splits("folder", tmp_path)
     for name, found in [
-        ("b.txt", ", but 1 other file, such as 'b.txt'"),
-        ("a.tif", ", but 2 other files, such as 'a.tif'"),
+        ("b.txt", ", but 1 .txt"),
+        ("a.heic", ", but 1 .heic, 1 .txt"),
     ]:
         (tmp_path / name).touch()
         with pytest.raises(
@@ -857,7 +877,10 @@ def test_given_splits_are_taken(tmp_path):
     splits = data.load_splits("npz", file)
     found = [images[:, 0, 0, 0].tolist() for images in all_images(splits)]
     assert found == [list(range(20)), [50, 51, 52], list(range(100, 105))]
-    assert splits.notes == (f"splits as given in '{file}'", small_values(19))
+    assert splits.notes == (
+        f"splits as given in '{file}': 20 training, 3 validation, 5 test images",
+        small_values(19),
+    )
     assert splits.train.labels is None
     assert splits.test.labels.tolist() == list(range(5))
 
@@ -867,8 +890,89 @@ def test_given_splits_are_taken(tmp_path):
     assert sorted(train + validation) == list(range(20))
     assert (len(validation), test) == (2, list(range(100, 105)))
     assert splits.notes == (
-        "2 of 20 training images, drawn by seed 1, validate",
+        f"splits as given in '{file}', validation drawn from training by seed 1: 18"
+        " training, 2 validation, 5 test images",
         small_values(max(train)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "validation"),
+    [
+        ("{}_images", "val"),  # MedMNIST
+        ("x_{}", None),  # Keras
+        ("X_{}", "valid"),
+        ("{}_x", "validation"),
+        ("images-{}", "Val"),
+        ("{}", "val"),
+    ],
+)
+def test_arrays_are_known_by_the_names_of_others(tmp_path, form, validation):
+    file = tmp_path / "a.npz"
+    names = {"train": "train", "test": "test"}
+    if validation:
+        names["validation"] = validation
+    label_form = "y_{}" if "x" in form.lower().split("_") else "{}_labels"
+    arrays = {}
+    for number, name in enumerate(names.values()):
+        arrays[form.format(name)] = 50 * number + numbered(20)
+        labels = np.arange(50 * number, 50 * number + 20, dtype=np.uint8)
+        arrays[label_form.format(name)] = labels[:, None]
+    np.savez(file, **arrays)
+    splits = data.load_splits("npz", file)
+    sizes = [20, 20, 20] if validation else [18, 2, 20]
+    assert [len(images) for images in all_images(splits)] == sizes
+    assert splits.test.images.min() == 50
+    for split in (splits.train, splits.validation, splits.test):
+        np.testing.assert_array_equal(split.images[:, 3, 3, 0], split.labels)
+
+
+def test_an_array_alone_is_the_images(tmp_path):
+    file = tmp_path / "a.npz"
+    for name in ("arr_0", "faces", "train", "x"):
+        np.savez(file, **{name: numbered(10)})
+        splits = data.load_splits("npz", file)
+        assert [len(images) for images in all_images(splits)] == [7, 1, 2]
+    assert split_names(["labels_train", "train"], file).labels == {
+        "train": "labels_train"
+    }
+
+
+def test_test_images_are_drawn_if_there_are_none(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(file, train=numbered(30), val=100 + numbered(4), y_train=np.arange(30))
+    splits = data.load_splits("npz", file, seed=2)
+    train, validation, test = (i[:, 0, 0, 0].tolist() for i in all_images(splits))
+    assert validation == [100, 101, 102, 103]
+    assert sorted(train + test) == list(range(30))
+    assert splits.test.labels.tolist() == test
+    assert splits.notes[0] == (
+        f"splits as given in '{file}', test drawn from training by seed 2: 27 training,"
+        " 4 validation, 3 test images"
+    )
+
+
+def test_what_a_numpy_file_has_besides_is_left_out_and_said(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(
+        file,
+        train_images=numbered(10),
+        train_labels=np.zeros([10, 14], np.uint8),  # as MedMNIST's chests
+        test_images=numbered(5),
+        test_labels=np.array(list("abcde")),
+        class_names=np.array(["a", "b"]),
+    )
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("readme.txt", "None.")
+    splits = data.load_splits("npz", file)
+    assert splits.train.labels is None
+    assert splits.test.labels is None
+    assert splits.notes[1:4] == (
+        "left out the labels 'test_labels': they are <U1 of shape (5,), not one integer"
+        " per image",
+        "left out the labels 'train_labels': they are uint8 of shape (10, 14), not one"
+        " integer per image",
+        "left out arrays class_names, readme.txt: neither images nor their labels",
     )
 
 
@@ -953,6 +1057,24 @@ def test_the_levels_of_a_folder(tmp_path):
         data.load_splits("folder", tmp_path, num_levels=19)
 
 
+def test_a_run_that_has_begun_is_not_asked_for_a_depth(tmp_path):
+    # As by a version that did not ask.
+    for index in range(10):
+        pixels = np.full([8, 8], 100 * index, np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    config = RunConfig(dataset="folder")
+    with pytest.raises(ValueError, match=r"--bit-depth 10 .* or --bit-depth 16"):
+        load_run_splits(config, data_dir=tmp_path)
+    splits = load_run_splits(config, data_dir=tmp_path, run_dir=tmp_path)
+    assert max(images.max() for images in all_images(splits)) == 4
+    asked = RunConfig(dataset="folder", bit_depth=10)
+    splits = load_run_splits(asked, data_dir=tmp_path, run_dir=tmp_path)
+    assert max(images.max() for images in all_images(splits)) == 224
+    # One of 8 bits has none.
+    images = numbered_folder(tmp_path / "grey")
+    load_run_splits(config, data_dir=images, run_dir=tmp_path)
+
+
 @pytest.mark.parametrize("num_levels", [1, 257])
 def test_numbers_of_levels_that_bytes_do_not_have(num_levels):
     message = f"num_levels must be from 2 to 256, got {num_levels}"
@@ -1022,25 +1144,64 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
         ),
         (
             {"x": numbered(5), "train": numbered(5)},
-            "'{}' has the arrays train, x; they must be images; or train, test; or"
-            " train, validation, test (and labels; or train_labels, ...): write it with"
-            " np.savez and these names",
+            "'{}' has the arrays train, x: if there are splits, it is not clear what"
+            " 'x' is for; remove it, or rename it to train",
         ),
         (
             {"images": numbered(5), "train_labels": np.arange(5)},
-            "'{}' has labels train_labels without images; the arrays must be images; or"
-            " train, test; or train, validation, test (and labels; or train_labels,"
-            " ...): rename or remove them",
+            "'{}' has labels train_labels without images; names are"
+            f" {NAMES}: rename or remove them",
         ),
         (
             {"images": numbered(5), "labels": np.arange(4)},
-            "array 'labels' of '{}' is int64 of shape (4,); labels must be integers of"
-            " shape (5,), one for each image of 'images': correct or remove them",
+            "array 'labels' of '{}' has shape (4,); labels must be 5, one for each"
+            " image of 'images': correct or remove them",
         ),
         (
             {"train": numbered(5), "test": numbered(5, (8, 9))},
-            "the images in '{}' differ in shape (test (8, 9, 1), train (8, 8, 1)): make"
+            "the images in '{}' differ in shape (train (8, 8, 1), test (8, 9, 1)): make"
             " them equal",
+        ),
+        (
+            {"images": np.zeros([5, 8, 8], np.int64)},
+            "array 'images' of '{}' is int64; images must be uint8, 0 to 255: save"
+            " images.astype('uint8') if they are, or else scale them, of 12 bits by"
+            " np.round(images * (255 / 4095)).astype('uint8')",
+        ),
+        (
+            {"images": np.zeros([5, 8, 8], bool)},
+            "array 'images' of '{}' is bool; images must be uint8, 0 to 255: save"
+            " images.astype('uint8'), and pass --num-levels 2",
+        ),
+        (
+            {"x_train": numbered(5), "train_images": numbered(5)},
+            "'{}' has the arrays 'train_images' and 'x_train', both named as the train"
+            " images: remove one of them",
+        ),
+        (
+            {"images": numbered(5), "y": np.arange(5), "labels": np.arange(5)},
+            "'{}' has the arrays 'labels' and 'y', both named as the labels: remove one"
+            " of them",
+        ),
+        (
+            {"x_test": numbered(5), "y_test": np.arange(5)},
+            "'{}' has the arrays x_test, y_test, none of which are images to train on;"
+            f" names are {NAMES}: write it with np.savez and these names",
+        ),
+        (
+            {"arr_0": numbered(5), "arr_1": np.arange(5)},
+            "'{}' has the arrays arr_0, arr_1, none of which are images to train on;"
+            f" names are {NAMES}: write it with np.savez and these names",
+        ),
+        (
+            {"x_train": numbered(5), "x_tset": numbered(5)},
+            "'{}' has the arrays x_train, x_tset, and it is not clear what 'x_tset' of"
+            f" shape (5, 8, 8) is for; names are {NAMES}: rename or remove it",
+        ),
+        (
+            {"train": numbered(2), "val": numbered(2)},
+            "array 'train' of '{}' holds 2 readable images: there must be at least 3, 2"
+            " of them for test: add more",
         ),
         (
             {"images": numbered(3)},
@@ -1049,16 +1210,18 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
         ),
         (
             {"train": numbered(1), "test": numbered(2)},
-            "array 'train' of '{}' holds 1 image: there must be at least 2, one of them"
-            " for validation: add more",
+            "array 'train' of '{}' holds 1 readable image: there must be at least 2,"
+            " one of them for validation: add more",
         ),
         (
             {"train": numbered(5), "test": numbered(1)},
-            "array 'test' of '{}' holds 1 image: there must be at least 2: add more",
+            "array 'test' of '{}' holds 1 readable image: there must be at least"
+            " 2: add more",
         ),
         (
             {"train": numbered(5), "validation": numbered(5), "test": numbered(1)},
-            "array 'test' of '{}' holds 1 image: there must be at least 2: add more",
+            "array 'test' of '{}' holds 1 readable image: there must be at least"
+            " 2: add more",
         ),
     ],
 )
@@ -1421,6 +1584,10 @@ def spoil_pair(manual):
 
 def spoil_other_of_pair(manual):
     (manual / "CelebA-HQ-to-CelebA-mapping.txt").unlink()
+    return without_mapping(manual)
+
+
+def without_mapping(manual):
     return (
         f"'{manual}' has list_eval_partition.txt but not"
         " CelebA-HQ-to-CelebA-mapping.txt; the original partition takes both: add it"
@@ -1471,6 +1638,14 @@ def spoil_test(manual):
     )
 
 
+def spoil_link(manual):
+    # Nothing is partitioned by number because a disk is not plugged in.
+    for name in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt"):
+        (manual / name).unlink()
+    (manual / "list_eval_partition.txt").symlink_to(manual / "unplugged")
+    return without_mapping(manual)
+
+
 def spoil_text(manual):
     (manual / "list_eval_partition.txt").write_bytes(b"\x89PNG\r\n")
     return f"'{manual}/list_eval_partition.txt' is no text file: fetch the list again"
@@ -1495,6 +1670,7 @@ def spoil_text(manual):
         spoil_unique_place,
         spoil_validation,
         spoil_test,
+        spoil_link,
         spoil_text,
     ],
 )

@@ -652,10 +652,16 @@ def test_data_that_are_not_there_are_named(
     arguments = [f"--table={table}", f"--dataset={dataset}", "--data-dir=no data"]
     assert reproduce.main(arguments) == 1
     printed = capsys.readouterr().err
+    assert printed.startswith("error: there is no directory 'no data': pass")
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "no data").mkdir()
+    assert reproduce.main(arguments) == 1
+    printed = capsys.readouterr().err
     assert printed.startswith(f"error: there is no data set '{dataset}' in 'no data'")
     assert what_to_do in printed
     assert printed.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["no data"]
 
 
 def test_a_run_with_other_settings_is_refused(package, capsys):

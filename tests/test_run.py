@@ -490,8 +490,12 @@ def spoiled(argv, message_parts, tmp_path, capsys):
             ],
         ),
         (
+            ["digits-vae-8", "--data-dir={grey}.tfds"],
+            ["there is no directory '{grey}.tfds'", "--data-dir"],
+        ),
+        (
             ["folder-vae-4", "--data-dir={empty}"],
-            ["there are no images in '{empty}'", "end in .png, .jpg"],
+            ["there are no images in '{empty}'", "end in .png, .apng, .jpg"],
         ),
         (
             ["folder-vae-4", "--data-dir={grey}", "--channels=3"],

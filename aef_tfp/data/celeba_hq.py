@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from aef_tfp.data.image_files import find_image_files, parallel, problem, read_image
+from aef_tfp.data.finding import find_image_files
+from aef_tfp.data.image_files import parallel, problem, read_image
 from aef_tfp.data.registry import CELEBA_MASK_HQ_URL, CELEBA_URL
 from aef_tfp.data.splits import MIN_TEST_IMAGES
 

@@ -8,23 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
+from aef_tfp.data.folder_splits import FolderSplits, find_splits
 from aef_tfp.data.image_files import (
-    EXTENSIONS,
     Header,
-    find_image_files,
+    TooManyBits,
+    largest_value,
     parallel,
     problem,
     read_header,
     read_image,
 )
 from aef_tfp.data.registry import DatasetInfo
-from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
+from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
 from aef_tfp.data.storage import Facts, decode_once
 
-__all__ = ["load_folder", "own_info", "split_sizes"]
+__all__ = ["load_folder", "own_info"]
 
 # What may be inferred: sides that all networks take, up to the paper's largest.
 _SIDES = (64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4)
+
+# Numbers of bits that scanners have, and that are stored in 16. Who uses more than the
+# last one loses little, and may mean it.
+_FEW_BITS = (8, 10, 12, 14)
 
 # More names than these would hide the message.
 _MOST_NAMES = 10
@@ -36,6 +41,7 @@ def load_folder(
     *,
     image_size: int | None,
     channels: int | None,
+    bit_depth: int | None,
     seed: int,
     skip_unreadable: bool,
     memory_limit: int | None,
@@ -51,16 +57,10 @@ def load_folder(
             f"{found}: pass the folder of your image files with --data-dir"
             " (data_dir=...)"
         )
-    names, others = find_image_files(path)
-    if not names:
-        found = f"there are no images in '{path}'"
-        if others:
-            noun = "file" if len(others) == 1 else "files"
-            found += f", but {len(others)} other {noun}, such as {others[0]!r}"
-        raise FileNotFoundError(
-            f"{found}: pass a folder with files that end in {', '.join(EXTENSIONS)}"
-        )
-    names = _drawn_order(names, seed)
+    files = find_splits(path)
+    notes = _notes_of_files(files, path, skip_unreadable)
+    places = {name: split for split, names in files.images.items() for name in names}
+    names = [n for split in files.images.values() for n in _drawn_order(split, seed)]
     headers: dict[str, Header] = {}
     bad: dict[str, str] = {}
     results = parallel(lambda name: read_header(path / name), names)
@@ -75,18 +75,24 @@ def load_folder(
             f" {_listed(dict(sorted(bad.items())))}"
         )
     shape, note = _shape(list(headers.values()), image_size, channels)
+    depth = _depth(path, headers, bit_depth)
     readable = list(headers)
 
     def fill(out: np.ndarray) -> tuple[int, None, Facts]:
         def read(index: int) -> None:
-            out[index] = read_image(path / readable[index], *shape)
+            out[index] = read_image(path / readable[index], *shape, depth)
 
-        failures = {
-            readable[index]: problem(result)
-            for index, result in enumerate(parallel(read, range(len(readable))))
-            if isinstance(result, Exception)
-        }
-        failures = dict(sorted({**bad, **failures}.items()))
+        failures = dict(bad)
+        for index, result in enumerate(parallel(read, range(len(readable)))):
+            if isinstance(result, TooManyBits):
+                raise ValueError(
+                    f"bit_depth is {depth}, but {readable[index]!r} in '{path}'"
+                    f" {result}: pass another --bit-depth (bit_depth=...), or convert"
+                    " the files to 8 bits"
+                )
+            if isinstance(result, Exception):
+                failures[readable[index]] = problem(result)
+        failures = dict(sorted(failures.items()))
         if failures and not skip_unreadable:
             verb = "is" if len(failures) == 1 else "are"
             raise ValueError(
@@ -108,31 +114,106 @@ def load_folder(
         (len(readable), *shape),
         fill,
         key=[[name, *_state(path / name)] for name in names]
-        + [str(path.resolve()), skip_unreadable],
+        + [str(path.resolve()), skip_unreadable, depth],
         memory_limit=memory_limit,
         cache_dir=cache_dir,
     )
     failures = decoded.facts["unreadable"]
-    notes = [note]
+    notes.insert(0, note)
     if failures:
         notes.append(
             f"{len(failures)} of {len(names)} image files are unreadable and were"
             f" skipped: {_listed(failures)}"
         )
-    images = decoded.images
-    num_train, num_validation, num_test = split_sizes(len(images), f"'{path}'")
-    notes.append(
-        f"splits drawn by seed {seed}: {num_train:,} training, {num_validation:,}"
-        f" validation, {num_test:,} test images"
-    )
+    given = dict.fromkeys(files.images, 0)
+    for name in names:
+        given[places[name]] += name not in failures
+    sizes = drawn_sizes(given, files.titles)
+    notes.append(sizes_note(sizes, given, seed, files.by))
     if decoded.note:
         notes.append(decoded.note)
-    return Splits(
-        train=Split(images[:num_train]),
-        validation=Split(images[num_train:-num_test]),
-        test=Split(images[-num_test:]),
-        info=own_info(info, shape),
-        notes=tuple(notes),
+    # What is drawn from the training images is the end of them.
+    drawn = [split for split in SPLITS if split not in given]
+    parts, start = {}, 0
+    for split in ("train", *drawn, *list(given)[1:]):
+        parts[split] = Split(decoded.images[start : start + sizes[split]])
+        start += sizes[split]
+    return Splits(**parts, info=own_info(info, shape), notes=tuple(notes))
+
+
+def _notes_of_files(
+    files: FolderSplits, path: Path, skip_unreadable: bool
+) -> list[str]:
+    """What to say of files and folders that are left out, or stand out.
+
+    Raises:
+        ValueError: If folders cannot be listed, and must not be skipped.
+    """
+    notes = []
+    found = files.found
+    left_out = found.left_out()
+    if left_out:
+        advice = ": to have pictures among them, convert them to .png"
+        notes.append(f"left out {left_out}{advice if found.others else ''}")
+    if found.again:
+        number = len(found.again)
+        noun = "link or name leads" if number == 1 else "links or names lead"
+        notes.append(
+            f"{number:,} {noun} to files that are there already, such as"
+            f" {found.again[0]!r}: each file counts once"
+        )
+    if found.unreadable:
+        listed = _listed(dict(sorted(found.unreadable.items())))
+        if not skip_unreadable:
+            raise ValueError(
+                f"folders in '{path}' cannot be read: {listed}: allow it, or pass"
+                " --skip-unreadable (skip_unreadable=True)"
+            )
+        notes.append(f"folders that cannot be read were skipped: {listed}")
+    return notes + ([files.note] if files.note else [])
+
+
+def _depth(path: Path, headers: dict[str, Header], bit_depth: int | None) -> int:
+    """How many of 16 bits the files use.
+
+    Raises:
+        ValueError: If that is not clear, or asked for files of 8 bits.
+    """
+    deep = [name for name, header in headers.items() if header.deep]
+    if bit_depth is not None:
+        if not deep and bit_depth < 16:
+            raise ValueError(
+                f"bit_depth is {bit_depth}, but no image file in '{path}' has more"
+                " than 8 bits: leave it out"
+            )
+        return bit_depth
+    # Colours say less, and only where there is nothing else.
+    exact = [name for name in deep if not headers[name].cut]
+    largest = -1
+    for result in parallel(lambda name: largest_value(path / name), exact or deep):
+        # What cannot be read is named later.
+        if isinstance(result, int):
+            largest = max(largest, result)
+        if largest >= 2 ** _FEW_BITS[-1]:
+            break
+    if not 0 <= largest < 2 ** _FEW_BITS[-1]:
+        return 16
+    bits = next(bits for bits in _FEW_BITS if largest < 2**bits)
+    number = len(exact or deep)
+    noun = "file" if number == 1 else "files"
+    found = (
+        f"no value of the {number:,} image {noun} of 16 bits in '{path}' is above"
+        f" {largest:,}, as if {bits} bits were used"
+    )
+    keep = "--bit-depth 16 (bit_depth=16) to make 65,535 white"
+    if not exact:
+        raise ValueError(
+            f"{found}, and of images in colour only the upper 8 of 16 can be read:"
+            f" convert the files to 8 bits, or pass {keep}"
+        )
+    raise ValueError(
+        f"{found}: pass --bit-depth {bits} (bit_depth={bits}) to make"
+        f" {2**bits - 1:,} white, or {keep}"
     )
 
 
@@ -140,24 +221,6 @@ def own_info(info: DatasetInfo, shape: tuple[int, int, int]) -> DatasetInfo:
     """The facts of a data set of one's own, now that the shape is known."""
     logit_lambda = 0.05 if shape[-1] == 3 else 1e-6
     return dataclasses.replace(info, image_shape=shape, logit_lambda=logit_lambda)
-
-
-def split_sizes(num_images: int, where: str) -> tuple[int, int, int]:
-    """How many images are for training, validation and test: 80, 10 and 10 %.
-
-    Raises:
-        ValueError: If there are too few for one, one and two.
-    """
-    if num_images < 2 + MIN_TEST_IMAGES:
-        noun = "image" if num_images == 1 else "images"
-        raise ValueError(
-            f"{where} holds {num_images} readable {noun}: there must be at least"
-            f" {2 + MIN_TEST_IMAGES}, one each for training and validation and"
-            f" {MIN_TEST_IMAGES} for test: add more"
-        )
-    tenth = max(1, round(num_images / 10))
-    num_test = max(MIN_TEST_IMAGES, tenth)
-    return num_images - tenth - num_test, tenth, num_test
 
 
 def _drawn_order(names: list[str], seed: int) -> list[str]:

@@ -5,9 +5,11 @@ transparency and the orientation that a camera notes, and says what is wrong wit
 file.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -18,21 +20,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 __all__ = [
     "EXTENSIONS",
     "Header",
-    "find_image_files",
+    "TooManyBits",
+    "largest_value",
     "parallel",
     "problem",
     "read_header",
     "read_image",
 ]
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+# The formats that every Pillow reads, by the endings of their files. It knows others,
+# one of which starts another program.
+_ENDINGS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+
+EXTENSIONS = tuple(itertools.chain(*_ENDINGS.values()))
 """What image files are recognized by, in upper case or lower."""
 
-# The formats of these. Pillow knows others, one of which starts another program.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+_FORMATS = tuple(_ENDINGS)
 
-_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 _SIXTEEN_BITS = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+_GREY_MODES = {"1", "L", "LA", "La", "F", *_SIXTEEN_BITS}
+
+# A tag of TIFF files, and what it is where 0 stands for white.
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -46,42 +64,61 @@ class Header:
         width: In pixels, as stored.
         height: In pixels, as stored.
         grey: Whether it has no colour. A palette counts as colour.
+        deep: Whether its pixels have more than 8 bits.
+        cut: Whether Pillow reads only the upper 8 of them, as it does in colour.
     """
 
     width: int
     height: int
     grey: bool
+    deep: bool
+    cut: bool
 
 
-def find_image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """The image files below a folder, and the other files.
+class TooManyBits(ValueError):  # noqa: N818 - as UnidentifiedImageError's sibling
+    """A value of a file is larger than its number of bits allows."""
 
-    Hidden files and folders (those whose names begin with a dot) are left out.
 
-    Returns:
-        Two lists of paths relative to the folder, with "/", sorted by their characters:
-        in the same order on every file system.
-    """
-    images: list[str] = []
-    others: list[str] = []
-    for root, directories, names in os.walk(folder):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = (Path(root) / name).relative_to(folder).as_posix()
-            is_image = name.lower().endswith(EXTENSIONS)
-            (images if is_image else others).append(path)
-    return sorted(images), sorted(others)
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    # Of a path, Pillow maps the file into memory, which shears TIFF files that are
+    # stored on their side.
+    with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+        yield image
 
 
 def read_header(path: Path) -> Header:
     """Size and kind of an image file, without decoding it."""
-    with Image.open(path, formats=_FORMATS) as image:
-        return Header(image.width, image.height, image.mode in _GREY_MODES)
+    with _opened(path) as image:
+        grey, cut = image.mode in _GREY_MODES, _is_cut(image)
+        deep = cut or image.mode in _SIXTEEN_BITS
+        return Header(image.width, image.height, grey, deep, cut)
 
 
-def read_image(path: Path, height: int, width: int, channels: int) -> np.ndarray:
+def _is_cut(image: Image.Image) -> bool:
+    """Whether Pillow reads a part of the bits: how they are stored is all it says."""
+    if image.mode in _SIXTEEN_BITS:
+        return False
+    arguments = [tile[3] for tile in getattr(image, "tile", [])]
+    return any(
+        isinstance(word, str) and ";16" in word
+        for one in arguments
+        for word in (one if isinstance(one, tuple) else (one,))
+    )
+
+
+def largest_value(path: Path) -> int:
+    """The largest value of a file of 16 bits, to the precision that Pillow reads."""
+    with _opened(path) as image:
+        if image.mode in _SIXTEEN_BITS:
+            return int(_deep_values(image).max())
+        colours = image.convert("RGB")
+        return 256 * int(np.asarray(colours).max()) + 255
+
+
+def read_image(
+    path: Path, height: int, width: int, channels: int, bit_depth: int = 16
+) -> np.ndarray:
     """An image file, cropped around its centre and resized.
 
     The orientation that a camera notes (EXIF) is applied. 16 bits become 8,
@@ -94,16 +131,25 @@ def read_image(path: Path, height: int, width: int, channels: int) -> np.ndarray
         height: Rows wanted.
         width: Columns wanted.
         channels: 1 for grey (of colours the luma of ITU-R 601-2), 3 for RGB.
+        bit_depth: How many of 16 bits are used: white is 2**bit_depth - 1.
 
     Returns:
         `[height, width, channels]`, uint8.
+
+    Raises:
+        TooManyBits: If a value of 16 bits is above that.
+        Exception: Whatever Pillow raises of a damaged file.
     """
-    with Image.open(path, formats=_FORMATS) as file:
+    with _opened(path) as file:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: here, at no less than
         # twice what is wanted in the end.
         longer = 2 * max(height, width)
         file.draft(None, (longer, longer))
-        image = _eight_bits(ImageOps.exif_transpose(file))
+        if bit_depth < 16 and _is_cut(file):
+            raise TooManyBits("has 16 bits, of which only the upper 8 can be read")
+        # Pillow minds this where a TIFF file has 8 bits, not where it has more.
+        inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        image = _eight_bits(ImageOps.exif_transpose(file), bit_depth, inverted)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -126,15 +172,27 @@ def _central(
     return left, top, left + across, top + down
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, bit_depth: int, inverted: bool) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are real numbers of no known range")
     if image.mode not in _SIXTEEN_BITS:
         return image
+    values = _deep_values(image)
+    white = 2**bit_depth - 1
+    if values.max() > white:
+        raise TooManyBits(f"has a value of {values.max():,}")
+    if inverted:
+        values = white - values
+    return Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
+
+
+def _deep_values(image: Image.Image) -> np.ndarray:
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65_535:
+    if values.min() < 0:
+        raise ValueError("it has negative pixels")
+    if values.max() > 65_535:
         raise ValueError("its pixels have more than 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return values
 
 
 def problem(error: Exception) -> str:

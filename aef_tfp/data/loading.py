@@ -17,6 +17,7 @@ def load_splits(
     image_size: int | None = None,
     channels: int | None = None,
     num_levels: int | None = None,
+    bit_depth: int | None = None,
     seed: int = 3,
     skip_unreadable: bool = False,
     memory_limit: int | None = None,
@@ -34,13 +35,17 @@ def load_splits(
     so, else the last part of the training split, by their place in the files: the same
     ones in every run, whatever its seed.
 
-    **`folder`**: all image files (.png, .jpg, .jpeg, .bmp, .gif, .webp) below
-    `data_dir`, hidden ones apart, of any mix of sizes and kinds. The largest central
-    square of each is resized (bicubic, antialiased). The orientation that a camera
-    notes is applied, 16 bits become 8, transparent pixels are composed with white. The
-    seed draws 80 % of the files for training, 10 % for validation and 10 % for test (at
-    least 2), from their names alone: the same on every file system, and a file more or
-    less moves no other, but for those at the border of two splits.
+    **`folder`**: all image files below `data_dir`, also where links lead to, hidden
+    ones apart, of any mix of sizes and kinds; they are known by their endings (.png,
+    .jpg, .jpeg, .bmp, .gif, .webp, .tif, .tiff, .ppm and the like, in any case). A file
+    that is reached twice counts once; `notes` says what was left out. The largest
+    central square of each is resized (bicubic, antialiased). The orientation that a
+    camera notes is applied, 16 bits become 8, transparent pixels are composed with
+    white. Folders `train` and `val` (`valid`, `validation`) or `test`, in any case, are
+    the splits; one that is missing is drawn from `train`. Without them the seed draws
+    80 % of the files for training, 10 % for validation and 10 % for test (at least 2),
+    from their names alone: the same on every file system, and a file more or less moves
+    no other, but for those at the border of two splits.
 
     **`npz`**: a NumPy file with an array `images`, split by the seed in the same
     proportions; or with `train`, `validation` and `test`; or with `train` and `test`,
@@ -55,10 +60,10 @@ def load_splits(
 
     Args:
         name: A key of `DATASETS`.
-        data_dir: The folder of TFDS data sets; None is TFDS's own default, the
-            environment variable `TFDS_DATA_DIR` or else `~/tensorflow_datasets`. For
-            `folder`, the folder of images; for `npz`, the file, or a folder with
-            exactly one.
+        data_dir: The folder of TFDS data sets, which must exist; None is TFDS's own
+            default, the environment variable `TFDS_DATA_DIR` or else
+            `~/tensorflow_datasets`, which is made if it does not. For `folder`, the
+            folder of images; for `npz`, the file, or a folder with exactly one.
         download: Whether to download and prepare the data set if `data_dir` does not
             hold it; TFDS then shows its progress. An embedded data set (`digits`) is
             prepared on first use, quietly and without a network, in any case; so is
@@ -72,6 +77,9 @@ def load_splits(
         num_levels: How many values a pixel can take, 0 to `num_levels - 1`, for
             `folder` and `npz` only: from 2 to 256. None is 256; `notes` then says if
             the training images have small values only.
+        bit_depth: How many of 16 bits the files of `folder` use, from 8 to 16: scans
+            of 12 bits are stored in 16. None is 16, unless no file uses more than 14,
+            which is refused: it must be said.
         seed: Draws the splits of `folder` and `npz`: at least 0.
         skip_unreadable: Whether `folder` leaves out files that cannot be read; `notes`
             then names them.
@@ -92,7 +100,7 @@ def load_splits(
             which `DATASETS` or the arguments describe, or files cannot be read.
     """
     info = dataset_info(name)
-    _check_arguments(info, image_size, channels, num_levels, seed)
+    _check_arguments(info, image_size, channels, num_levels, bit_depth, seed)
     storage: dict[str, Any] = {"memory_limit": memory_limit, "cache_dir": cache_dir}
     if info.source == "tfds":
         from aef_tfp.data.prepared import load_prepared
@@ -117,7 +125,8 @@ def load_splits(
     else:
         from aef_tfp.data.folder import load_folder
 
-        splits = load_folder(info, data_dir, skip_unreadable=skip_unreadable, **own)
+        own |= {"bit_depth": bit_depth, "skip_unreadable": skip_unreadable}
+        splits = load_folder(info, data_dir, **own)
     from aef_tfp.data.levels import with_levels
 
     return with_levels(splits, num_levels)
@@ -128,6 +137,7 @@ def _check_arguments(
     image_size: int | None,
     channels: int | None,
     num_levels: int | None,
+    bit_depth: int | None,
     seed: int,
 ) -> None:
     if image_size is not None and image_size < 4:
@@ -139,6 +149,12 @@ def _check_arguments(
         )
     if num_levels is not None and not 2 <= num_levels <= 256:
         raise ValueError(f"num_levels must be from 2 to 256, got {num_levels}")
+    if bit_depth is not None and not 8 <= bit_depth <= 16:
+        raise ValueError(f"bit_depth must be from 8 to 16, got {bit_depth}")
+    if bit_depth is not None and info.source != "folder":
+        raise ValueError(
+            f"bit_depth is for the data set 'folder', not {info.name!r}: leave it out"
+        )
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     if info.source != "tfds":

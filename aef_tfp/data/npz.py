@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from aef_tfp.data.folder import own_info, split_sizes
+from aef_tfp.data.folder import own_info
 from aef_tfp.data.image_files import problem
+from aef_tfp.data.npz_names import NAMES, ArrayNames, split_names
 from aef_tfp.data.registry import DatasetInfo
-from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
+from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
 from aef_tfp.data.storage import Facts, decode_once
 
 __all__ = ["load_npz"]
-
-_SPLITS = ("train", "validation", "test")
 
 # Images that are read at once.
 _CHUNK = 1024
@@ -32,11 +31,6 @@ _BAD_FILE = (
     ValueError,
     KeyError,
     RuntimeError,
-)
-
-_NAMES = (
-    "images; or train, test; or train, validation, test (and labels; or train_labels,"
-    " ...)"
 )
 
 
@@ -53,7 +47,8 @@ def load_npz(
     """Reads a NumPy file of images; see `load_splits`."""
     file = _file(Path(os.path.expanduser(os.fspath(path))))
     try:
-        archive = np.load(file, allow_pickle=False)
+        # The array of an .npy file is not read, only to be refused.
+        archive = np.load(file, allow_pickle=False, mmap_mode="r")
     except (OSError, *_BAD_FILE) as error:
         raise ValueError(
             f"'{file}' is no NumPy file of several arrays ({problem(error)}): write it"
@@ -66,31 +61,39 @@ def load_npz(
             " np.savez(FILE, images=images)"
         )
     with archive:
-        given = _given(archive, file)
-        headers = {name: _header(archive, name, file) for name in given}
+        names = split_names(archive.files, file)
+        notes = _notes_of_others(archive, names.others, file)
+        headers = {name: _header(archive, name, file) for name in names.images.values()}
         shape = _common_shape(headers, file)
         _check_asked(file, shape, image_size, channels)
-        labels = {
-            name: _labels(archive, name, headers[name][0][0], file) for name in given
-        }
-        order, note = _orders({n: h[0][0] for n, h in headers.items()}, seed, file)
+        given = {split: headers[name][0][0] for split, name in names.images.items()}
+        labels, unused = _all_labels(archive, names, given, file)
+        titles = {split: _title(n, file) for split, n in names.images.items()}
+        if list(names.images) == ["train"]:
+            titles = {"train": f"'{file}'"}
+        sizes = drawn_sizes(given, titles)
+        rows = _rows(given, sizes, seed)
+        notes = [sizes_note(sizes, given, seed, f"in {str(file)!r}"), *unused, *notes]
         parts = []
         state = file.stat()
-        notes = [note]
-        for split in _SPLITS:
-            name, rows = order[split]
+        for split in SPLITS:
+            source, chosen = rows[split]
+            name = names.images[source]
 
             def fill(
-                out: np.ndarray, name: str = name, rows: np.ndarray = rows
+                out: np.ndarray,
+                name: str = name,
+                source: str = source,
+                chosen: np.ndarray = chosen,
             ) -> tuple[int, np.ndarray | None, Facts]:
                 with _named(name, file):
-                    _copy_rows(archive, name, rows, out)
-                own_labels = labels[name]
-                return len(out), None if own_labels is None else own_labels[rows], {}
+                    _copy_rows(archive, name, chosen, out)
+                own_labels = labels[source]
+                return len(out), None if own_labels is None else own_labels[chosen], {}
 
             decoded = decode_once(
                 f"{info.name}-{split}",
-                (len(rows), *shape),
+                (len(chosen), *shape),
                 fill,
                 key=[str(file.resolve()), state.st_size, state.st_mtime_ns, seed],
                 memory_limit=memory_limit,
@@ -103,6 +106,10 @@ def load_npz(
     return Splits(train, validation, test, own_info(info, shape), tuple(notes))
 
 
+def _title(name: str, file: Path) -> str:
+    return f"array {name!r} of '{file}'"
+
+
 def _file(path: Path) -> Path:
     """The file that is meant."""
     if path.is_file():
@@ -112,7 +119,13 @@ def _file(path: Path) -> Path:
             f"there is no file '{path}': pass your .npz file with --data-dir"
             " (data_dir=...)"
         )
-    files = sorted(path.glob("*.npz"))
+    files = [
+        file
+        for file in sorted(path.iterdir())
+        if file.name.lower().endswith(".npz")
+        and not file.name.startswith(".")
+        and file.is_file()
+    ]
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise FileNotFoundError(
@@ -122,26 +135,28 @@ def _file(path: Path) -> Path:
     return files[0]
 
 
-def _given(archive: Any, file: Path) -> list[str]:
-    """The names of the arrays of images."""
-    names = set(archive.files)
-    images = {name for name in names if not name.endswith("labels")}
-    if images not in ({"images"}, {"train", "test"}, set(_SPLITS)):
-        raise ValueError(
-            f"'{file}' has the arrays {', '.join(sorted(names)) or 'none'}; they must"
-            f" be {_NAMES}: write it with np.savez and these names"
-        )
-    unknown = names - images - {_labels_name(name) for name in images}
-    if unknown:
-        raise ValueError(
-            f"'{file}' has labels {', '.join(sorted(unknown))} without images; the"
-            f" arrays must be {_NAMES}: rename or remove them"
-        )
-    return sorted(images)
+def _notes_of_others(archive: Any, others: list[str], file: Path) -> list[str]:
+    """Says which arrays are left out.
 
-
-def _labels_name(name: str) -> str:
-    return "labels" if name == "images" else f"{name}_labels"
+    Raises:
+        ValueError: If one of them could be images.
+    """
+    members = archive.zip.namelist()
+    for name in others:
+        if f"{name}.npy" not in members:
+            continue
+        with _named(name, file), _member(archive, name) as (_, header):
+            shape = header[0]
+        if len(shape) >= 3:
+            listed = ", ".join(sorted(archive.files))
+            raise ValueError(
+                f"'{file}' has the arrays {listed}, and it is not clear what {name!r}"
+                f" of shape {shape} is for; names are {NAMES}: rename or remove it"
+            )
+    if not others:
+        return []
+    noun = "array" if len(others) == 1 else "arrays"
+    return [f"left out {noun} {', '.join(others)}: neither images nor their labels"]
 
 
 @contextlib.contextmanager
@@ -176,9 +191,17 @@ def _header(archive: Any, name: str, file: Path) -> tuple[tuple[int, ...], bool]
     with _named(name, file), _member(archive, name) as (_, header):
         shape, by_columns, dtype = header
     if dtype != np.uint8:
+        advice = "of floats in [0, 1] save np.round(255 * images).astype('uint8')"
+        if dtype.kind in "iu":
+            advice = (
+                "save images.astype('uint8') if they are, or else scale them, of 12"
+                " bits by np.round(images * (255 / 4095)).astype('uint8')"
+            )
+        elif dtype.kind == "b":
+            advice = "save images.astype('uint8'), and pass --num-levels 2"
         raise ValueError(
             f"array {name!r} of '{file}' is {dtype}; images must be uint8, 0 to"
-            " 255: of floats in [0, 1] save np.round(255 * images).astype('uint8')"
+            f" 255: {advice}"
         )
     if shape[:1] == (0,):
         raise ValueError(
@@ -226,60 +249,60 @@ def _check_asked(
         )
 
 
-def _labels(archive: Any, name: str, num_images: int, file: Path) -> np.ndarray | None:
-    label_name = _labels_name(name)
-    if label_name not in archive.files:
-        return None
-    with _named(label_name, file):
-        labels = archive[label_name]
+def _all_labels(
+    archive: Any, names: ArrayNames, given: dict[str, int], file: Path
+) -> tuple[dict[str, np.ndarray | None], list[str]]:
+    """The labels of every split that has images, and what to say of unused ones."""
+    labels: dict[str, np.ndarray | None] = dict.fromkeys(given)
+    notes = []
+    for split, name in names.labels.items():
+        array = _labels(archive, name, given[split], names.images[split], file)
+        if array.ndim == 2 and array.shape[1] == 1:
+            # As Keras and MedMNIST have them.
+            array = array[:, 0]
+        if array.ndim == 1 and array.dtype.kind in "iub":
+            labels[split] = array.astype(np.int64)
+        else:
+            notes.append(
+                f"left out the labels {name!r}: they are {array.dtype} of shape"
+                f" {array.shape}, not one integer per image"
+            )
+    return labels, notes
+
+
+def _labels(
+    archive: Any, name: str, num_images: int, images: str, file: Path
+) -> np.ndarray:
+    with _named(name, file):
+        labels = archive[name]
     if not isinstance(labels, np.ndarray):
         # NumPy gives the bytes of a member that is none of its own.
         raise ValueError(
-            f"array {label_name!r} of '{file}' is no array: write the file again with"
+            f"array {name!r} of '{file}' is no array: write the file again with"
             " np.savez or np.savez_compressed"
         )
-    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+    if labels.shape[:1] != (num_images,):
         raise ValueError(
-            f"array {label_name!r} of '{file}' is {labels.dtype} of shape"
-            f" {labels.shape}; labels must be integers of shape ({num_images},), one"
-            f" for each image of {name!r}: correct or remove them"
+            f"array {name!r} of '{file}' has shape {labels.shape}; labels must be"
+            f" {num_images}, one for each image of {images!r}: correct or remove them"
         )
-    return labels.astype(np.int64)
+    return labels
 
 
-def _orders(
-    sizes: dict[str, int], seed: int, file: Path
-) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
-    """For every split the array it is read from and the rows, in order."""
-    random = np.random.default_rng(seed)
-    if sizes.get("test", MIN_TEST_IMAGES) < MIN_TEST_IMAGES:
-        raise ValueError(
-            f"array 'test' of '{file}' holds {sizes['test']} image: there must be at"
-            f" least {MIN_TEST_IMAGES}: add more"
-        )
-    if "validation" in sizes:
-        given = {name: (name, np.arange(sizes[name])) for name in _SPLITS}
-        return given, f"splits as given in '{file}'"
-    drawn = f"drawn by seed {seed}"
-    if "images" in sizes:
-        counts = split_sizes(sizes["images"], f"'{file}'")
-        rows = np.split(random.permutation(sizes["images"]), np.cumsum(counts)[:2])
-        numbers = "{:,} training, {:,} validation, {:,} test images".format(*counts)
-        orders = {s: ("images", r) for s, r in zip(_SPLITS, rows, strict=True)}
-        return orders, f"splits {drawn}: {numbers}"
-    if sizes["train"] < 2:
-        raise ValueError(
-            f"array 'train' of '{file}' holds {sizes['train']} image: there must be at"
-            " least 2, one of them for validation: add more"
-        )
-    tenth = max(1, round(sizes["train"] / 10))
-    validation, train = np.split(random.permutation(sizes["train"]), [tenth])
-    orders = {
-        "train": ("train", train),
-        "validation": ("train", validation),
-        "test": ("test", np.arange(sizes["test"])),
-    }
-    return orders, f"{tenth:,} of {sizes['train']:,} training images, {drawn}, validate"
+def _rows(
+    given: dict[str, int], sizes: dict[str, int], seed: int
+) -> dict[str, tuple[str, np.ndarray]]:
+    """For every split the one it is read from and the rows, in order."""
+    rows = {split: (split, np.arange(number)) for split, number in given.items()}
+    if len(given) < len(SPLITS):
+        drawn = [split for split in SPLITS if split not in given]
+        # Of these two one was drawn before test images could be, too.
+        parts = ["validation", "train"] if "test" in given else ["train", *drawn]
+        order = np.random.default_rng(seed).permutation(given["train"])
+        ends = np.cumsum([sizes[split] for split in parts])[:-1]
+        for split, chosen in zip(parts, np.split(order, ends), strict=True):
+            rows[split] = ("train", chosen)
+    return rows
 
 
 def _copy_rows(archive: Any, name: str, rows: np.ndarray, out: np.ndarray) -> None:

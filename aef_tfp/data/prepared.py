@@ -29,6 +29,7 @@ def load_prepared(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Splits:
     """Reads a data set of TFDS; see `load_splits`."""
+    _check_folder(data_dir)
     builder = _prepared_builder(info, data_dir, download)
     names = {
         "train": info.train_split,
@@ -95,6 +96,24 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> str | None:
         return None
     # TFDS would take an empty name for None.
     return os.path.expanduser(os.fspath(data_dir)) or os.curdir
+
+
+def _check_folder(data_dir: str | os.PathLike[str] | None) -> None:
+    """Raises a FileNotFoundError if the user names a directory that is none.
+
+    A name that was mistyped would otherwise become an empty directory, or be filled.
+    """
+    directory = _folder(data_dir)
+    # TFDS reads from the cloud, too.
+    if directory is None or "://" in directory or os.path.isdir(directory):
+        return
+    found = f"there is no directory '{directory}'"
+    if os.path.exists(directory):
+        found = f"'{directory}' is a file, not a directory"
+    raise FileNotFoundError(
+        f"{found}: pass the directory of your TFDS data sets with --data-dir"
+        " (data_dir=...), leave it out for TFDS's own, or make it first"
+    )
 
 
 def _default_folder() -> str:
@@ -173,7 +192,7 @@ def _prepare_manual(builder: Any, info: DatasetInfo, directory: str) -> None:
     import tensorflow_datasets as tfds
 
     from aef_tfp.data.celeba_hq import MANUAL_FOLDER
-    from aef_tfp.data.image_files import find_image_files
+    from aef_tfp.data.finding import find_image_files
 
     manual = Path(directory) / "downloads" / "manual"
     folder = manual / MANUAL_FOLDER

@@ -1,15 +1,50 @@
 """A data set that is ready to be used: images, labels, facts and remarks."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from aef_tfp.data.registry import DatasetInfo
 
-__all__ = ["MIN_TEST_IMAGES", "Split", "Splits"]
+__all__ = [
+    "MIN_TEST_IMAGES",
+    "SPLITS",
+    "SPLIT_WORDS",
+    "Split",
+    "Splits",
+    "drawn_sizes",
+    "sizes_note",
+]
 
 MIN_TEST_IMAGES = 2
 """What is reported is a mean with its standard error, which one image does not have."""
+
+SPLITS = ("train", "validation", "test")
+"""The splits by their names."""
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Other names of the splits, in lower case."""
+
+_LEAST = {"train": 1, "validation": 1, "test": MIN_TEST_IMAGES}
+
+# What to say of the least number of images, by the splits that are drawn from them.
+_SHARES = {
+    (): "",
+    ("validation",): ", one of them for validation",
+    ("test",): f", {MIN_TEST_IMAGES} of them for test",
+    ("validation", "test"): (
+        f", one each for training and validation and {MIN_TEST_IMAGES} for test"
+    ),
+}
 
 
 # Two arrays have no single truth value, so a generated `==` could only fail.
@@ -54,3 +89,63 @@ class Splits:
     test: Split
     info: DatasetInfo
     notes: tuple[str, ...] = ()
+
+
+def drawn_sizes(given: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+    """How many images each split has, if what is not given is drawn from `train`.
+
+    That is a tenth of them, and at least one for validation and two for test.
+
+    Example:
+        >>> drawn_sizes({"train": 20, "test": 5}, {"train": "a", "test": "b"})
+        {'train': 18, 'validation': 2, 'test': 5}
+
+    Args:
+        given: The number of images of `train`, which are all images if nothing else is
+            given, and of other splits.
+        names: What to call those that are given.
+
+    Raises:
+        ValueError: If there are too few images.
+    """
+    sizes = dict(given)
+    drawn = tuple(split for split in SPLITS if split not in given)
+    tenth = max(1, round(given["train"] / 10))
+    for split in drawn:
+        sizes[split] = max(_LEAST[split], tenth)
+        sizes["train"] -= sizes[split]
+    for split, number in given.items():
+        shares = drawn if split == "train" else ()
+        if sizes[split] < _LEAST[split]:
+            noun = "image" if number == 1 else "images"
+            least = _LEAST[split] + sum(_LEAST[share] for share in shares)
+            raise ValueError(
+                f"{names[split]} holds {number} readable {noun}: there must be at"
+                f" least {least}{_SHARES[shares]}: add more"
+            )
+    return {split: sizes[split] for split in SPLITS}
+
+
+def sizes_note(
+    sizes: Mapping[str, int], given: Mapping[str, int], seed: int, by: str
+) -> str:
+    """Says how many images each split has, and who decided which.
+
+    Args:
+        sizes: What `drawn_sizes` returns.
+        given: What it was given.
+        seed: The seed of what is drawn.
+        by: What gives splits, as in "by the folders 'train' and 'test'".
+    """
+    numbers = ", ".join(
+        f"{sizes[split]:,} {word}"
+        for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
+    )
+    drawn = [split for split in SPLITS if split not in given]
+    if len(given) == 1:
+        how = f"splits drawn by seed {seed}"
+    elif drawn:
+        how = f"splits as given {by}, {drawn[0]} drawn from training by seed {seed}"
+    else:
+        how = f"splits as given {by}"
+    return f"{how}: {numbers} images"

@@ -1,0 +1,175 @@
+"""Folders that are named as the splits: train, test and the like."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from aef_tfp.data.finding import FoundFiles, find_files
+from aef_tfp.data.image_files import EXTENSIONS
+from aef_tfp.data.splits import SPLIT_WORDS, SPLITS
+
+__all__ = ["FolderSplits", "find_splits"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSplits:
+    """The image files of a folder, by their splits.
+
+    Args:
+        images: Paths relative to the folder; those of all images as `train`, if no
+            folders are splits. In the order of `SPLITS`.
+        titles: What messages call the folders of these splits.
+        found: All files.
+        by: What gives the splits, for a note; "" if there are none.
+        note: What to say of folders that could have been splits.
+    """
+
+    images: dict[str, list[str]]
+    titles: dict[str, str]
+    found: FoundFiles
+    by: str = ""
+    note: str | None = None
+
+
+def find_splits(folder: Path) -> FolderSplits:
+    """Finds the images of a folder, and which of them are for what.
+
+    Folders of the names of `SPLIT_WORDS` are the splits if one of them is for training
+    and another one is not, at the top or in the one folder that holds all images.
+
+    Raises:
+        FileNotFoundError: If there are no images.
+        ValueError: If it is not clear what images are for.
+    """
+    found = find_files(folder)
+    if not found.images:
+        if "" in found.unreadable:
+            raise FileNotFoundError(
+                f"'{folder}' cannot be read ({found.unreadable['']}): allow it"
+            )
+        left_out = found.left_out()
+        but = f", but {left_out}" if left_out else ""
+        raise FileNotFoundError(
+            f"there are no images in '{folder}'{but}:"
+            f" pass a folder with files that end in {', '.join(EXTENSIONS)}"
+        )
+    top, named = _named_folders(folder, found.images)
+    if "train" in named and len(named) > 1:
+        return _given(folder, named)
+    others = [
+        split
+        for split, name in named.items()
+        if split != "train" and found.within(name).images
+    ]
+    beside = _beside(found.images, list(named.values()))
+    note = None
+    if others:
+        one = named[others[0]]
+        if beside or len(others) > 1:
+            raise ValueError(
+                f"'{folder}' has a folder {one!r} but none that is named 'train', so"
+                " it is not clear what is for training: put that into a folder"
+                " 'train', or rename the other"
+            )
+    elif "train" in named and beside and found.within(named["train"]).images:
+        note = (
+            f"folder {named['train']!r} is taken as any other, since there is none"
+            " named as the validation or test images"
+        )
+    else:
+        note = _deeper(found.images, top)
+    titles = {"train": f"'{folder}'"}
+    return FolderSplits({"train": found.images}, titles, found, note=note)
+
+
+def _given(folder: Path, named: dict[str, str]) -> FolderSplits:
+    """The splits that folders give.
+
+    What is in several of them is for test, or else for validation: a model must not be
+    judged by what it was trained on.
+    """
+    order = [named[split] for split in reversed(SPLITS) if split in named]
+    found = find_files(folder, order)
+    beside = _beside(found.images, list(named.values()))
+    if beside:
+        noun = "image" if len(beside) == 1 else "images"
+        raise ValueError(
+            f"'{folder}' has {len(beside):,} {noun} beside its folders"
+            f" {_listed(named.values())}, such as {beside[0]!r}, and it is not clear"
+            " what for: move them into one of these, or elsewhere"
+        )
+    images, titles = {}, {}
+    for split in SPLITS:
+        if split not in named:
+            continue
+        name = named[split]
+        titles[split] = f"folder {name!r} of '{folder}'"
+        inside = found.within(name)
+        images[split] = inside.images
+        if not inside.images:
+            others = " that are not in another split, too" if inside.again else ""
+            left_out = inside.left_out()
+            but = f", but {left_out}" if left_out else ""
+            if name in inside.unreadable:
+                but = f" ({inside.unreadable[name]})"
+            raise ValueError(
+                f"{titles[split]} holds no images{others}{but}: add some, or remove it"
+            )
+    given = f"by the folders {_listed(named[split] for split in images)}"
+    return FolderSplits(images, titles, found, given)
+
+
+def _named_folders(folder: Path, images: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The folder that holds all images, and the folders in it that are named as splits.
+
+    Raises:
+        ValueError: If two of these are named as the same one.
+    """
+    top = ""
+    while True:
+        named: dict[str, str] = {}
+        for name in sorted(os.listdir(folder / top)):
+            split = SPLIT_WORDS.get(name.lower())
+            path = folder / top / name
+            # A link to nothing may have been a folder.
+            lost = path.is_symlink() and not path.exists()
+            if split is None or not (path.is_dir() or lost):
+                continue
+            if split in named:
+                raise ValueError(
+                    f"'{folder}' has the folders {named[split]!r} and {top + name!r},"
+                    f" both named as the {split} images: make them one, or rename one"
+                )
+            named[split] = top + name
+        first = {name[len(top) :].split("/", 1)[0] for name in images}
+        inner = f"{top}{min(first)}/"
+        if len(named) > 1 or len(first) > 1 or not images[0].startswith(inner):
+            return top, named
+        top = inner
+
+
+def _beside(images: Sequence[str], folders: Sequence[str]) -> list[str]:
+    inside = tuple(f"{folder}/" for folder in folders)
+    return [name for name in images if not name.startswith(inside)]
+
+
+def _deeper(images: Sequence[str], top: str) -> str | None:
+    """Says that folders which are named as splits, but deeper down, are none."""
+    examples: dict[str, str] = {}
+    for name in images:
+        for parent in PurePosixPath(name[len(top) :]).parents:
+            split = SPLIT_WORDS.get(parent.name.lower())
+            if split is not None:
+                examples.setdefault(split, top + str(parent))
+    if "train" not in examples or len(examples) == 1:
+        return None
+    return (
+        f"folders such as {_listed(examples.values())} are no splits, since they are"
+        " not at the top: their images are drawn together"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} and {last}" if others else last
