@@ -258,7 +258,7 @@ def test_kid_is_the_double_loop(rng):
     assert distance.value == pytest.approx(discrepancy_by_loops(a, b), rel=1e-12)
     # All images in every subset, whatever their order.
     assert distance.deviation == pytest.approx(0.0, abs=1e-13)
-    assert (distance.subset_size, distance.num_subsets) == (6, 3)
+    assert (distance.subset_size, distance.num_subsets) == (6, 1)
 
 
 def test_kid_subsets_are_drawn_without_replacement_and_averaged(rng):
@@ -273,6 +273,47 @@ def test_kid_subsets_are_drawn_without_replacement_and_averaged(rng):
     one = kernel_distance(a, b, num_subsets=1, subset_size=2, seed=4)
     assert np.isclose(one.value, values, rtol=1e-12).any()
     assert one.deviation == 0.0
+
+
+def test_kid_knows_its_standard_error_without_subsets():
+    """Few images are all in one subset: its deviation, 0, would be no error at all."""
+    rng = np.random.default_rng(0)
+    distances = []
+    for _ in range(300):
+        a, b = rng.normal(size=[40, 4]), rng.normal(size=[60, 4]) + 0.5
+        distances.append(kernel_distance(a, b, num_subsets=1, subset_size=40))
+    values = [distance.value for distance in distances]
+    errors = [distance.standard_error for distance in distances]
+    # The value is that of 40 of the 60 images, the error that of all.
+    assert 0.8 < np.mean(errors) / np.std(values) < 1.2
+    whole = kernel_distance(a[:40], b[:40])
+    assert whole.num_subsets == 1
+    assert whole.standard_error > 0.5 * np.std(values)
+    assert kernel_distance(a[:2], b).standard_error is None
+
+
+def test_the_jackknife_leaves_out_each_image_in_turn(rng, monkeypatch):
+    a, b = rng.normal(size=[5, 3]), rng.normal(size=[5, 3]) + 0.5
+
+    def value(x, y):
+        n, m = len(x), len(y)
+        within = [
+            np.sum((z @ z.T / 3 + 1) ** 3 * (1 - np.eye(len(z))))
+            / len(z)
+            / (len(z) - 1)
+            for z in (x, y)
+        ]
+        return sum(within) - 2 * np.sum((x @ y.T / 3 + 1) ** 3) / n / m
+
+    variance = 0.0
+    for left in (
+        [value(np.delete(a, i, 0), b) for i in range(5)],
+        [value(a, np.delete(b, i, 0)) for i in range(5)],
+    ):
+        variance += 4 / 5 * np.sum((left - np.mean(left)) ** 2)
+    monkeypatch.setattr("aef_tfp.metrics.frechet._KERNEL_ENTRIES", 7)
+    error = kernel_distance(a, b).standard_error
+    assert error == pytest.approx(np.sqrt(variance), rel=1e-10)
 
 
 def test_kid_of_one_distribution_is_zero_on_average_and_follows_its_seed(rng):

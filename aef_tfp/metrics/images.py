@@ -69,7 +69,7 @@ def distance_records(
 
     Returns:
         Records `frechet_<kind>_distance` and `kernel_<kind>_distance`; the latter's
-        standard error is the deviation over its subsets.
+        standard error is that of the value, over other images.
 
     Raises:
         ValueError: If a set has fewer than 2 images or images that are not finite, or
@@ -99,10 +99,11 @@ def distance_records(
         Record(
             name=f"{prefix}kernel_{kind}_distance",
             value=kernel.value,
-            standard_error=kernel.deviation,
+            standard_error=kernel.standard_error,
             estimator=(
-                f"kernel distance (KID) in {kind} features, deviation over "
-                f"{kernel.num_subsets} subsets of {kernel.subset_size}, {sets}, {name}"
+                f"kernel distance (KID) in {kind} features, mean over "
+                f"{kernel.num_subsets} subsets of {kernel.subset_size}, standard error "
+                f"by the jackknife over images, {sets}, {name}"
             ),
             **facts,
         ),
