@@ -1087,6 +1087,16 @@ def test_wrong_data_for_the_classifier_are_refused_in_one_line(digits, on_digits
         num_levels=16,
     )
     refused("labels must start at 0, got -1; renumber them.", labels=labels - 1)
+    refused(
+        "labels must count kinds from 0 on, got 100000 for 20 images; renumber them.",
+        labels=np.where(labels == 0, 100_000, labels),
+    )
+    refused(
+        "a classifier needs images of at least two kinds, got label 3 alone on all 20: "
+        "its features would mean nothing; use those of Inception, --inception-weights "
+        "FILE",
+        labels=np.full_like(labels, 3),
+    )
     with pytest.raises(ValueError, match=r"^epochs must be at least 1, got 0\.$"):
         train_classifier(images, labels, num_levels=17, epochs=0)
     message = (

@@ -341,6 +341,23 @@ def test_an_iaf_prior_serves_the_laplace_proposal(rng):
     np.testing.assert_allclose(estimate.log_prob, expected, atol=0.02)
 
 
+def test_a_loose_estimate_says_so_in_its_line(linear):
+    model, _, marginal, _ = linear
+    x = marginal.rvs(6, random_state=0)
+    arguments = {"split": "test", "num_samples": 50}
+    wide = likelihood.marginal_records(model, x, proposal_scale=1e4, **arguments)
+    for record in wide:
+        assert "LOOSE: for half of the images an effective sample size" in (
+            record.estimator
+        )
+        assert record.estimator.endswith("--proposal laplace is tighter")
+    fitted = likelihood.marginal_records(model, x, proposal="laplace", **arguments)
+    assert not any("LOOSE" in record.estimator for record in fitted)
+    single = {**arguments, "num_samples": 1}
+    [first, *_] = likelihood.marginal_records(model, x, proposal_scale=1e4, **single)
+    assert "LOOSE" not in first.estimator
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

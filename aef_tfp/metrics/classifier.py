@@ -33,6 +33,9 @@ _VERSION = 1
 
 _BATCH_SIZE = 128
 _NUM_FEATURES = 128
+# Outputs that few images may have; more labels than that are names, no counts.
+_MOST_KINDS = 1000
+
 _LEAST_STEPS = 800
 _FACTS_FILE = "aef_tfp.json"
 
@@ -218,6 +221,7 @@ def train_classifier(
         ValueError: If images and labels do not fit each other or `num_levels`.
     """
     images, labels = _checked_data(images, labels, num_levels)
+    _check_kinds(labels)
     size = min(_BATCH_SIZE, len(images))
     num_batches = len(images) // size
     if epochs is None:
@@ -290,6 +294,7 @@ def get_classifier(
     """
     train_images, train_labels = _checked_data(train_images, train_labels, num_levels)
     test_images, test_labels = _checked_data(test_images, test_labels, num_levels)
+    _check_kinds(train_labels)
     digest = _digest(
         [train_images, train_labels, test_images, test_labels, np.array(num_levels)]
     )
@@ -375,7 +380,23 @@ def _checked_data(
         )
     if labels.min() < 0:
         raise ValueError(f"labels must start at 0, got {labels.min()}; renumber them.")
+    if labels.max() >= max(_MOST_KINDS, len(labels)):
+        raise ValueError(
+            f"labels must count kinds from 0 on, got {labels.max()} for {len(labels)} "
+            "images; renumber them."
+        )
     return images, labels
+
+
+def _check_kinds(labels: np.ndarray) -> None:
+    """Refuses what no classifier can learn from."""
+    kinds = np.unique(labels)
+    if len(kinds) < 2:
+        raise ValueError(
+            f"a classifier needs images of at least two kinds, got label {kinds[0]} "
+            f"alone on all {len(labels)}: its features would mean nothing; use those "
+            "of Inception, --inception-weights FILE"
+        )
 
 
 def _unit_interval(images: np.ndarray, num_levels: int) -> np.ndarray:

@@ -20,6 +20,9 @@ __all__ = [
 
 Progress = Callable[[int], Any]
 
+# Effective sample size below which an estimate hangs on single weights.
+_FEW_WEIGHTS = 2.0
+
 _DEQUANTIZED = "one uniform dequantization"
 
 # Scales at which the bound is looked at first, and how often between the best two.
@@ -192,10 +195,11 @@ def marginal_records(
         f"importance sampling with - log K, {proposal} proposal of scale {scale:.3g} "
         f"({how}), {_DEQUANTIZED}"
     )
+    sizes = np.concatenate([part.effective_sample_size for part in estimates])
+    estimator += _looseness(sizes, num_samples * num_repeats, proposal)
     records = _log_prob_records(
         model, "marginal_", log_prob, estimator=estimator, **facts
     )
-    sizes = np.concatenate([part.effective_sample_size for part in estimates])
     records += records_of_means(
         {"marginal_effective_sample_size": sizes}, estimator=estimator, **facts
     )
@@ -215,6 +219,20 @@ def marginal_records(
             **facts,
         )
     return records
+
+
+def _looseness(sizes: np.ndarray, num_weights: int, proposal: str) -> str:
+    """A warning for the same line, if one weight of many is all that counts."""
+    typical = float(np.median(sizes))
+    if num_weights == 1 or typical >= _FEW_WEIGHTS:
+        return ""
+    remedy = "take more samples"
+    if proposal == "encoder":
+        remedy = "--proposal laplace is tighter"
+    return (
+        f"; LOOSE: for half of the images an effective sample size below {typical:.1f} "
+        f"of {num_weights}, so the bound may be far below log p(x); {remedy}"
+    )
 
 
 def tune_proposal_scale(
