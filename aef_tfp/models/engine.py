@@ -36,6 +36,7 @@ from aef_tfp.models.replicas import (
     summed,
 )
 from aef_tfp.models.tracing import collector_paused, traced
+from aef_tfp.models.update import Update, update_of
 from aef_tfp.networks import arranging_for_xla, rematerializing
 
 __all__ = ["LikelihoodTrainer"]
@@ -85,6 +86,7 @@ class LikelihoodTrainer(keras.Model):
         self._traced = types.SimpleNamespace(assigned=[])
         self._skips_seen = 0
         self._skips_in_a_row = 0
+        self._update: Update
         self.train_function: Any = None
         self.test_function: Any = None
         self.predict_function: Any = None
@@ -168,7 +170,8 @@ class LikelihoodTrainer(keras.Model):
                 "strategy.scope()."
             )
         # A compiled step cannot create variables, and a checkpoint wants them there.
-        self.optimizer.build(self.trainable_variables)
+        with self.distribute_strategy.scope():
+            self._update = update_of(self.optimizer, self.trainable_variables)
 
     def get_compile_config(self):
         """Returns what `compile_from_config` needs; None before `compile`."""
@@ -332,6 +335,7 @@ class LikelihoodTrainer(keras.Model):
             gradients, finite, values = self._gradient_step(data)
             self._apply_if(
                 finite,
+                gradients,
                 lambda: self._assign(values),
                 lambda: self._apply(gradients),
             )
@@ -352,14 +356,16 @@ class LikelihoodTrainer(keras.Model):
             )
             self._apply_if(
                 finite,
+                gradients,
                 lambda: self._assign(values),
                 lambda: strategy.run(self._apply, args=(gradients,)),
             )
 
         return run_step
 
-    def _apply_if(self, finite, assign, apply):
+    def _apply_if(self, finite, gradients, assign, apply):
         """Updates the model if a step was finite."""
+        variables = self.trainable_variables
         if self._scales_loss_by_itself:
             # It skips the step by itself, and then lowers the scale.
             tf.cond(finite, assign, lambda: None)
@@ -368,7 +374,9 @@ class LikelihoodTrainer(keras.Model):
 
         def both():
             assign()
+            self._update.gather()
             apply()
+            self._update.spread(gradients, variables)
 
         tf.cond(finite, both, lambda: None)
 
@@ -480,13 +488,13 @@ class LikelihoodTrainer(keras.Model):
             gradients = [None if g is None else g / replicas for g in gradients]
         accumulates = updating_optimizer(self.optimizer).gradient_accumulation_steps
         if replicas > 1 or accumulates:
-            self.optimizer.apply(gradients, self.trainable_variables)
+            self._update.apply(gradients, self.trainable_variables)
             return
         # Outputs of a compiled function are on no device, which strategies ask for.
         gradients = [None if g is None else tf.identity(g) for g in gradients]
         # Keras would clip once more, and compute the norm once more for that.
         with without_clipping(self.optimizer):
-            self.optimizer.apply(gradients, self.trainable_variables)
+            self._update.apply(gradients, self.trainable_variables)
 
     def _test_step(self, data):
         x = unpack_batch(data)

@@ -1,0 +1,157 @@
+"""One update of all weights: a Keras optimizer on their concatenation.
+
+Keras applies an optimizer to each weight by itself: of an AEF's 131 weights Adam makes
+6,000 operations, whose graph takes longer to build than its first steps to run. What an
+optimizer does to each entry alone it can as well do to all of them at once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["FlatUpdate", "Update", "update_of"]
+
+# Their update of an entry depends on that entry's own gradients and state alone.
+# Subclasses may do otherwise.
+_ELEMENTWISE = (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.Ftrl,
+    keras.optimizers.Lion,
+)
+
+
+class Update:
+    """Keras's own way: the optimizer goes through the weights.
+
+    Args:
+        optimizer: Any optimizer of Keras.
+        variables: The trainable weights.
+    """
+
+    def __init__(self, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]):
+        self.optimizer = optimizer
+        self.variables = list(variables)
+        optimizer.build(self.variables)
+
+    def gather(self) -> None:
+        """Prepares an update; outside of any replica, if there are several."""
+
+    def apply(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        """Updates what the optimizer was built for; in each replica."""
+        self.optimizer.apply(gradients, variables)
+
+    def spread(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        """Ends an update; outside of any replica, if there are several."""
+
+
+class FlatUpdate(Update):
+    """The optimizer is built for, and goes through, one vector of all weights.
+
+    The weights are copied into it before the update and out of it afterwards, so that
+    whoever sets a weight in between is heard. The optimizer's state is that of the
+    vector: Keras saves and loads it with the optimizer.
+
+    Args:
+        optimizer: One of `_ELEMENTWISE`.
+        variables: The trainable weights, of one dtype.
+    """
+
+    def __init__(self, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]):
+        self._sizes = [int(np.prod(variable.shape)) for variable in variables]
+        self._places = {id(variable): i for i, variable in enumerate(variables)}
+        self.vector = _vector_of(optimizer)
+        if self.vector is None:
+            self.vector = keras.Variable(
+                initializer="zeros",
+                shape=(sum(self._sizes),),
+                dtype=variables[0].dtype,
+                name="all_weights",
+            )
+        super().__init__(optimizer, [self.vector])
+        self._weights = list(variables)
+
+    def gather(self) -> None:
+        """Copies the weights into the vector."""
+        self.vector.assign(self._joined([w.value for w in self._weights]))
+
+    def apply(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        """Updates the vector; a weight without a gradient counts as one of zero."""
+        given = dict(zip(map(id, variables), gradients, strict=True))
+        present = [given.get(id(weight)) for weight in self._weights]
+        flat = self._joined(
+            [
+                tf.zeros(weight.shape, weight.dtype)
+                if gradient is None
+                else tf.convert_to_tensor(gradient)
+                for gradient, weight in zip(present, self._weights, strict=True)
+            ]
+        )
+        self.optimizer.apply([flat], [self.vector])
+
+    def spread(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        """Copies the vector into the weights that had a gradient."""
+        parts = tf.split(self.vector.value, self._sizes)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if gradient is not None:
+                part = parts[self._places[id(variable)]]
+                variable.assign(tf.reshape(part, variable.shape))
+
+    @staticmethod
+    def _joined(values: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.concat([tf.reshape(value, [-1]) for value in values], axis=0)
+
+
+def update_of(
+    optimizer: keras.Optimizer, variables: Sequence[keras.Variable]
+) -> Update:
+    """Returns the update that an optimizer allows, and builds the optimizer for it.
+
+    Args:
+        optimizer: Any optimizer of Keras, one that was built for the same weights, too.
+        variables: The trainable weights.
+    """
+    return (FlatUpdate if _is_elementwise(optimizer, variables) else Update)(
+        optimizer, variables
+    )
+
+
+def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool:
+    if type(optimizer) not in _ELEMENTWISE or not variables:
+        return False
+    if optimizer.built:
+        # For the vector of an earlier compilation, or for the weights by the user.
+        vector = _vector_of(optimizer)
+        size = sum(int(np.prod(variable.shape)) for variable in variables)
+        return vector is not None and vector.shape == (size,)
+    if optimizer.use_ema or (
+        optimizer.clipnorm and optimizer.gradient_accumulation_steps
+    ):
+        return False
+    if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
+        optimizer, "_exclude_from_weight_decay_pattern", None
+    ):
+        return False
+    return all(
+        variable.constraint is None
+        and variable.dtype == variables[0].dtype
+        and not getattr(variable, "overwrite_with_gradient", False)
+        for variable in variables
+    )
+
+
+def _vector_of(optimizer: keras.Optimizer) -> keras.Variable | None:
+    """The vector that an optimizer was built for."""
+    built_for = getattr(optimizer, "_trainable_variables", None) or []
+    if len(built_for) == 1 and built_for[0].name == "all_weights":
+        return built_for[0]
+    return None

@@ -1,0 +1,209 @@
+"""One update of all weights does what Keras's optimizers do weight by weight."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training_engine import FLOATS, largest_difference, tiny, weights
+
+from aef_tfp.models.update import FlatUpdate, Update, update_of
+
+SHAPES = ((3, 2), (4,), (), (1, 2, 2))
+optimizers = keras.optimizers
+schedules = keras.optimizers.schedules
+
+FLAT = {
+    "SGD": lambda: optimizers.SGD(0.1),
+    "SGD, Nesterov": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "SGD, decay": lambda: optimizers.SGD(0.1, weight_decay=0.1),
+    "RMSprop": lambda: optimizers.RMSprop(0.1, momentum=0.5, centered=True),
+    "Adam": lambda: optimizers.Adam(0.1),
+    "Adam, AMSGrad": lambda: optimizers.Adam(0.1, amsgrad=True),
+    "Adam, schedule": lambda: optimizers.Adam(schedules.ExponentialDecay(0.1, 2, 0.5)),
+    "Adam, loss scale": lambda: optimizers.Adam(0.1, loss_scale_factor=64.0),
+    "Adam, clipping by norm": lambda: optimizers.Adam(0.1, global_clipnorm=0.5),
+    "Adam, clipping by value": lambda: optimizers.Adam(0.1, clipvalue=0.1),
+    "Adam, accumulation": lambda: optimizers.Adam(0.1, gradient_accumulation_steps=3),
+    "Adam, both": lambda: optimizers.Adam(
+        0.1, gradient_accumulation_steps=2, global_clipnorm=0.5
+    ),
+    "AdamW": lambda: optimizers.AdamW(0.1, weight_decay=0.1),
+    "Adadelta": lambda: optimizers.Adadelta(1.0),
+    "Adagrad": lambda: optimizers.Adagrad(0.1),
+    "Adamax": lambda: optimizers.Adamax(0.1),
+    "Nadam": lambda: optimizers.Nadam(0.1),
+    "Ftrl": lambda: optimizers.Ftrl(0.1, l1_regularization_strength=0.01),
+    "Lion": lambda: optimizers.Lion(0.1, weight_decay=0.01),
+}
+
+
+def excluding():
+    optimizer = optimizers.AdamW(0.1, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["weight_1"])
+    return optimizer
+
+
+class MyAdam(keras.optimizers.Adam):
+    """A user's, which may do anything."""
+
+
+BY_WEIGHT = {
+    "EMA": lambda: optimizers.Adam(0.1, use_ema=True, ema_overwrite_frequency=2),
+    "decay with exclusions": excluding,
+    "clipping of sums by weight": lambda: optimizers.Adam(
+        0.1, clipnorm=0.1, gradient_accumulation_steps=2
+    ),
+    "LAMB": lambda: optimizers.Lamb(0.1),
+    "Adafactor": lambda: optimizers.Adafactor(0.1),
+    "Muon": lambda: optimizers.Muon(0.1),
+    "schedule-free": lambda: optimizers.ScheduleFreeAdamW(0.1),
+    "loss scaling": lambda: optimizers.LossScaleOptimizer(optimizers.Adam(0.1)),
+    "a user's": lambda: MyAdam(0.1),
+}
+
+
+def made(dtypes=("float32",) * 4):
+    rng = np.random.default_rng(0)
+    return [
+        keras.Variable(rng.normal(size=shape), name=f"weight_{i}", dtype=dtypes[i])
+        for i, shape in enumerate(SHAPES)
+    ]
+
+
+def updated(update, variables, num_steps=6, missing=()):
+    rng = np.random.default_rng(1)
+    for _ in range(num_steps):
+        gradients = [
+            None if i in missing else tf.constant(rng.normal(size=shape), v.dtype)
+            for i, (shape, v) in enumerate(zip(SHAPES, variables, strict=True))
+        ]
+        update(gradients, variables)
+    return [v.numpy() for v in variables]
+
+
+def in_one(update):
+    def step(gradients, variables):
+        update.gather()
+        update.apply(gradients, variables)
+        update.spread(gradients, variables)
+
+    return step
+
+
+@pytest.mark.parametrize("name", [*FLAT, *BY_WEIGHT])
+def test_it_is_kerass_update(name):
+    optimizer = {**FLAT, **BY_WEIGHT}[name]
+    variables = made()
+    update = update_of(optimizer(), variables)
+    assert isinstance(update, FlatUpdate) == (name in FLAT)
+    got = updated(in_one(update), variables)
+    start, variables = weights_of(made()), made()
+    expected = updated(optimizer().apply, variables)
+    assert largest_difference(got, expected) < 1e-6
+    assert largest_difference(got, start) > 1e-3
+
+
+def weights_of(variables):
+    return [v.numpy() for v in variables]
+
+
+def test_every_elementwise_optimizer_of_keras_is_tried():
+    """A new one of Keras has to be put on one of the two sides."""
+    exported = {
+        kind
+        for kind in vars(keras.optimizers).values()
+        if isinstance(kind, type) and issubclass(kind, keras.optimizers.Optimizer)
+    }
+    tried = {type(make()) for make in (*FLAT.values(), *BY_WEIGHT.values())}
+    assert exported - tried <= {optimizers.Optimizer, optimizers.MultiOptimizer}
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Lion"])
+def test_weights_without_a_gradient_stay(name):
+    variables = made()
+    update = update_of(FLAT[name](), variables)
+    got = updated(in_one(update), variables, missing=(1,))
+    variables = made()
+    optimizer = FLAT[name]()
+    optimizer.build(variables)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        expected = updated(optimizer.apply, variables, missing=(1,))
+    assert largest_difference(got, expected) < 1e-6
+
+
+def test_weights_of_several_dtypes_or_with_constraints_are_kerass():
+    several = made(dtypes=("float32", "float64", "float32", "float32"))
+    assert not isinstance(update_of(optimizers.Adam(), several), FlatUpdate)
+    constrained = made()
+    constrained[0].constraint = keras.constraints.NonNeg()
+    assert not isinstance(update_of(optimizers.Adam(), constrained), FlatUpdate)
+    assert type(update_of(optimizers.Adam(), [])) is Update
+
+
+def test_an_optimizer_that_was_built_stays_as_it_was():
+    variables, optimizer = made(), optimizers.Adam(0.1)
+    optimizer.build(variables)
+    assert not isinstance(update_of(optimizer, variables), FlatUpdate)
+    flat = optimizers.Adam(0.1)
+    first = update_of(flat, variables)
+    again = update_of(flat, variables)
+    assert again.vector is first.vector
+    # Of other weights, the state would be another one's.
+    with pytest.raises(ValueError, match="Unknown variable"):
+        in_one(update_of(flat, variables[:2]))([tf.zeros((3, 2)), None], variables[:2])
+
+
+# In a model.
+
+
+def test_a_weight_that_was_set_between_steps_counts():
+    model = tiny()
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    for weight in model.trainable_weights:
+        weight.assign(tf.ones_like(weight))
+    model.optimizer.learning_rate = 0.0
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    assert all((w == 1.0).all() for w in weights(model))
+
+
+def test_a_layer_frozen_after_compile_stays():
+    model = tiny()
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    model.encoder.trainable = False
+    before, others = weights(model.encoder), weights(model.decoder)
+    frozen = [w.numpy() for w in model.encoder.weights]
+    model.make_train_function(force=True)
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    assert not before
+    for weight, old in zip(model.encoder.weights, frozen, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+    assert largest_difference(weights(model.decoder), others) > 0.0
+
+
+@pytest.mark.parametrize("kind", ["Adam", "EMA"])
+def test_the_state_is_saved_and_resumed_exactly(kind, tmp_path):
+    make = {**FLAT, **BY_WEIGHT}[kind]
+    keras.utils.set_random_seed(0)
+    whole, part = tiny(optimizer=make()), tiny(optimizer=make())
+    for model in (whole, part):
+        model.fit(FLOATS, batch_size=32, shuffle=False, verbose=0)
+    part.save(tmp_path / "part.keras")
+    loaded = keras.saving.load_model(tmp_path / "part.keras")
+    for model in (whole, loaded):
+        model.fit(FLOATS, batch_size=32, shuffle=False, verbose=0)
+    assert largest_difference(weights(whole), weights(loaded)) == 0.0
+
+
+def test_the_state_crosses_between_replicas_and_one_device(mirrored, tmp_path):
+    with mirrored.scope():
+        several = tiny()
+    several.adapt(FLOATS)
+    single = tiny()
+    single.adapt(FLOATS)
+    batches = tf.data.Dataset.from_tensor_slices(FLOATS).batch(32)
+    several.fit(batches, verbose=0)
+    several.save(tmp_path / "several.keras")
+    loaded = keras.saving.load_model(tmp_path / "several.keras")
+    loaded.fit(batches, verbose=0)
+    single.fit(batches, epochs=2, verbose=0)
+    assert largest_difference(weights(single), weights(loaded)) < 1e-5
