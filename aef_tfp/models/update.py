@@ -69,14 +69,17 @@ class FlatUpdate(Update):
     def __init__(self, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]):
         self._sizes = [int(np.prod(variable.shape)) for variable in variables]
         self._places = {id(variable): i for i, variable in enumerate(variables)}
-        self.vector = _vector_of(optimizer)
-        if self.vector is None:
-            self.vector = keras.Variable(
+        former = _vector_of(optimizer)
+        self.vector: keras.Variable = (
+            former
+            if former is not None
+            else keras.Variable(
                 initializer="zeros",
                 shape=(sum(self._sizes),),
                 dtype=variables[0].dtype,
                 name="all_weights",
             )
+        )
         super().__init__(optimizer, [self.vector])
         self._weights = list(variables)
 
