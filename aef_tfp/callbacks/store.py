@@ -1,10 +1,10 @@
 """Checkpoints on disk: written whole, checked when read, the newest few kept."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import warnings
 import zipfile
@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from aef_tfp.files import CannotWrite, check_room, flush_to_disk
+from aef_tfp.saved import DamagedFile, checkpoint_paths, read_checkpoint_state
 
 __all__ = ["CheckpointStore", "size_in_bytes"]
 
@@ -129,10 +130,8 @@ class CheckpointStore:
     def newest_state(self) -> tuple[int, dict[str, Any]]:
         """Returns the newest steps and state without loading weights; 0 and {}."""
         for iteration, path in self.existing()[::-1]:
-            try:
-                return iteration, json.loads((path / _STATE).read_text())
-            except (OSError, ValueError):
-                continue
+            with contextlib.suppress(DamagedFile):
+                return iteration, read_checkpoint_state(path)
         return 0, {}
 
     def newest_path(self) -> Path | None:
@@ -142,11 +141,7 @@ class CheckpointStore:
 
     def existing(self) -> list[tuple[int, Path]]:
         """Returns (iteration, directory) of all checkpoints, oldest first."""
-        found = []
-        for path in self.directory.glob("iteration-*"):
-            if match := re.fullmatch(r"iteration-(\d+)", path.name):
-                found.append((int(match.group(1)), path))
-        return sorted(found)
+        return checkpoint_paths(self.directory)
 
     def _path(self, iteration: int) -> Path:
         return self.directory / f"iteration-{iteration:08d}"
