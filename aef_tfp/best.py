@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from aef_tfp.config import RunConfig
+from aef_tfp.consistency import check_weights
 from aef_tfp.files import replace_text
 from aef_tfp.models import EventModel, WholeEventModel
 from aef_tfp.saved import DamagedFile, damaged_model, read_json, read_label, snapshot
@@ -56,11 +58,10 @@ def read_best(run_dir: Path) -> BestModel:
     Raises:
         FileNotFoundError: If the run has none.
         DamagedFile: If it is damaged.
-        ValueError: If another version wrote it.
+        ValueError: If another version wrote it, or it is the best of another run.
     """
     path = run_dir / "best.keras"
-    if not (run_dir / "config.json").is_file():
-        raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
+    config = RunConfig.from_run(run_dir)
     if not path.exists():
         raise FileNotFoundError(
             f"{run_dir} has no best.keras: it has not reached its first validation; go "
@@ -68,6 +69,7 @@ def read_best(run_dir: Path) -> BestModel:
         )
     with snapshot(path) as copy:
         label = read_label(copy, path)
+        check_weights(config, label.get("settings"), path)
         with copy.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         try:

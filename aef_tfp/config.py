@@ -21,7 +21,6 @@ __all__ = [
     "RunConfig",
     "RunSettings",
     "StrategyName",
-    "check_resumed",
     "get_preset",
 ]
 
@@ -43,6 +42,23 @@ NetworkName = Literal["conv", "residual", "dense"]
 
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
+
+# Of other values, the weights would be those of another model or training.
+_OF_WEIGHTS = (
+    "dataset",
+    "model",
+    "latent_dim",
+    "networks",
+    "width",
+    "core_flow",
+    "prior_flow",
+    "flow_layers",
+    "flow_units",
+    "decoder_scale",
+    "noise_std",
+    "denoising_target",
+    "seed",
+)
 
 StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
 
@@ -207,6 +223,10 @@ class RunSettings:
         _check_seed(self.seed)
         check_use(self)
 
+    def of_weights(self) -> dict[str, Any]:
+        """Returns the settings that decide what the weights are of."""
+        return {name: getattr(self, name) for name in _OF_WEIGHTS}
+
     def to_json(self) -> str:
         """Returns the fields as JSON, one per line."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -262,25 +282,6 @@ class RunConfig(RunSettings):
         except ValueError as error:
             raise DamagedFile(path, f"cannot be: {error}") from None
         return config
-
-
-def check_resumed(run_dir: Path, config: RunSettings) -> None:
-    """Checks that a run to go on in has these settings, but for the iterations.
-
-    Raises:
-        ValueError: If it has others.
-    """
-    before = RunConfig.from_run(run_dir)
-    changed = [
-        f"{name} ({value} -> {getattr(config, name)})"
-        for name, value in vars(before).items()
-        if name != "iterations" and value != getattr(config, name)
-    ]
-    if changed:
-        raise ValueError(
-            f"A resumed run keeps its configuration, but {', '.join(changed)} would "
-            f"change; start a new run instead of resuming {run_dir}."
-        )
 
 
 # Its annotations are the narrower ones.

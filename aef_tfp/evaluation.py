@@ -82,6 +82,7 @@ def evaluate_run(
     model = best.model
     # Other images could be those that the model was trained on.
     splits = load_run_splits(run, run_dir=run_dir, data_dir=data_dir, download=download)
+    _check_images(run_dir, model, splits)
     split: Split = getattr(splits, config.split)
     images = split.images[: config.num_images]
     facts: dict[str, Any] = {
@@ -128,6 +129,18 @@ def evaluate_run(
         else:
             notes.append(note)
     return records
+
+
+def _check_images(run_dir: Path, model: Any, splits: Splits) -> None:
+    """Checks that the model is not one of another run, which was copied here."""
+    own = (*model.event_shape, model.events.num_levels)
+    given = (*splits.info.image_shape, splits.info.num_levels)
+    if own != given:
+        form = "images of {} x {} x {} with {} levels"
+        raise DamagedFile(
+            run_dir / "best.keras",
+            f"is a model of {form.format(*own)}, and the run has {form.format(*given)}",
+        )
 
 
 def _try(unkept: list[str], write: Callable[..., Any], *args: Any, **options: Any):

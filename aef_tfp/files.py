@@ -68,6 +68,8 @@ def replace_file(
         CannotWrite: If there is no room, or writing fails; the old file stays.
     """
     with writing(path):
+        # Of a link, the file that it stands for: the link stays one.
+        path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, f".{path.stem}.writing-*{path.suffix}")
         aside = _name_aside(path)

@@ -68,6 +68,11 @@ def read_records(run_dir: Path) -> list[Record]:
     Raises:
         DamagedFile: If metrics.json is no list of records.
     """
+    return [record for _, record in _read(run_dir)]
+
+
+def _read(run_dir: Path) -> list[tuple[dict[str, Any], Record]]:
+    """What the file holds of each number, and what this version knows of it."""
     path = run_dir / "metrics.json"
     if not path.exists():
         return []
@@ -77,14 +82,15 @@ def read_records(run_dir: Path) -> list[Record]:
     if not isinstance(entries, list):
         raise DamagedFile(path, f"is no {what}", advice)
     known = {field.name for field in dataclasses.fields(Record)}
-    records = []
+    found = []
     for entry in entries:
+        ours = entry
         if isinstance(entry, dict):
             # Other versions may know more of a number.
-            entry = {key: value for key, value in entry.items() if key in known}
+            ours = {key: value for key, value in entry.items() if key in known}
         options: dict[str, Any] = {"required": False, "what": what}
-        records.append(read_fields(Record, entry, path, advice, **options))
-    return records
+        found.append((entry, read_fields(Record, ours, path, advice, **options)))
+    return found
 
 
 def append_records(run_dir: Path, records: Sequence[Record]) -> None:
@@ -99,8 +105,7 @@ def append_records(run_dir: Path, records: Sequence[Record]) -> None:
     """
     options: dict[str, Any] = {"doing": "writing metrics.json of", "wait_seconds": 60.0}
     with locked(run_dir, ".metrics.lock", **options):
-        entries = [
-            dataclasses.asdict(record) for record in [*read_records(run_dir), *records]
-        ]
+        entries = [entry for entry, _ in _read(run_dir)]
+        entries += [dataclasses.asdict(record) for record in records]
         text = json.dumps(entries, indent=2) + "\n"
         replace_text(run_dir / "metrics.json", text)

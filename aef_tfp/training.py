@@ -27,7 +27,8 @@ from aef_tfp.callbacks import (
     write_hyperparameters,
     write_projector,
 )
-from aef_tfp.config import RunConfig, RunSettings, StrategyName, check_resumed
+from aef_tfp.config import RunConfig, RunSettings, StrategyName
+from aef_tfp.consistency import check_resumed, check_weights
 from aef_tfp.data import Splits, evaluation_batches, training_batches
 from aef_tfp.data.fingerprint import fingerprint
 from aef_tfp.defaults import choose
@@ -125,8 +126,10 @@ def train(
             patience=config.patience,
             save_interval=config.save_interval,
             keep=config.keep_checkpoints,
+            facts={"settings": config.of_weights()},
         )
-        done = max((number for number, _ in checkpoints.store.existing()), default=0)
+        done, state = checkpoints.store.newest_state()
+        check_weights(config, state.get("settings"), checkpoints.store.directory)
         if config.iterations < done:
             raise ValueError(
                 f"The run {run_dir} has gone on to iteration {done} already; "
@@ -145,6 +148,8 @@ def train(
                 # Somebody else may have been quicker.
                 _check_new(run_dir)
             done = checkpoints.restore(model)
+            if resume and not done:
+                _check_unbegun(run_dir)
             History.keep_until(run_dir / "history.csv", done)
             # Where that fails, nothing has changed.
             replace_text(run_dir / "config.json", config.to_json())
@@ -170,7 +175,22 @@ def _only_writer(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def _check_unbegun(run_dir: Path) -> None:
+    """Checks that a run without checkpoints is not one that has lost them."""
+    path = run_dir / "history.csv"
+    # A row is written before the checkpoint: one may be there of none.
+    if path.exists() and path.read_bytes().count(b"\n") > 2:
+        raise FileNotFoundError(
+            f"{run_dir / 'checkpoints'} holds no checkpoint, but {path.name} knows of "
+            "several validations: put them back, or start a new run."
+        )
+
+
 def _check_new(run_dir: Path) -> None:
+    if run_dir.exists() and not run_dir.is_dir():
+        raise FileExistsError(
+            f"{run_dir} is no directory; choose another one with --run-dir."
+        )
     if run_dir.exists() and any(_visible_files(run_dir)):
         raise FileExistsError(
             f"The run directory {run_dir} exists and is not empty; choose another one "

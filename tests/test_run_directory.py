@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import keras
+import kill_and_resume
 import numpy as np
 import pytest
 from test_run import SMALL, history
@@ -513,6 +514,13 @@ def test_a_directory_that_cannot_be_written_is_no_place_to_train(
     assert printed.count("\n") == 1
 
 
+@pytest.mark.slow
+def test_a_training_and_two_evaluations_survive_being_killed(capsys):
+    # Once here; the script takes the number of times.
+    assert kill_and_resume.main(["--kills=0", "--together=1"]) == 0
+    assert "resumed, equal" in capsys.readouterr().out
+
+
 # A run whose best model is gone.
 
 
@@ -536,8 +544,11 @@ def test_a_best_model_that_is_gone_is_made_anew(tmp_path, capsys):
         assert run.main([f"--resume={run_dir}"]) == 1
     printed = capsys.readouterr().err
     assert "best.keras is gone, and no validation is left to write it" in printed
-    with pytest.warns(UserWarning, match="the model of the next validation takes its"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         assert run.main([f"--resume={run_dir}", "--iterations=12"]) == 0
+    words = "best.keras is gone; the model of the next validation takes its place"
+    assert [words in str(warning.message) for warning in told].count(True) == 1
     assert saved.read_label(path)["iteration"] == 12
     assert [r.iteration for r in read_records(run_dir)[len(records) :]] == [12, 12]
     assert path.read_bytes() != whole
@@ -550,3 +561,96 @@ def test_a_resumed_run_keeps_its_settings_from_python_too(run_dir):
     ):
         training.train(other, run_dir, resume=True, verbose=0)
     assert RunConfig.from_run(run_dir) == CONFIG
+
+
+# What belongs together.
+
+
+def test_weights_of_another_run_are_refused(run_dir, capsys):
+    model = keras.saving.load_model(run_dir / "best.keras")
+    other = dataclasses.replace(CONFIG, model="iwae", seed=5)
+    label = {"iteration": 2, "settings": json.loads(json.dumps(other.of_weights()))}
+    saved.save_best(model, run_dir / "best.keras", label)
+    for main, argv in (
+        (evaluate.main, [str(run_dir), *QUICK]),
+        (export.main, [str(run_dir), str(run_dir / "out")]),
+    ):
+        assert main(argv) == 1
+        printed = capsys.readouterr().err
+        assert "best.keras is of a run with other settings than config.json" in printed
+        assert (
+            "(model (iwae -> vae), seed (5 -> 3)): put back the one or the" in printed
+        )
+    label["settings"] = CONFIG.of_weights()
+    saved.save_best(model, run_dir / "best.keras", label)
+    assert best.read_best(run_dir).iteration == 2
+
+
+def test_a_model_of_other_images_is_refused(run_dir, capsys):
+    info = dataclasses.replace(dataset_info("digits"), image_shape=(12, 8, 1))
+    build_model(CONFIG, info).save(run_dir / "best.keras")
+    assert evaluate.main([str(run_dir), *QUICK]) == 1
+    printed = capsys.readouterr().err
+    assert (
+        "is a model of images of 12 x 8 x 1 with 17 levels, and the run has" in printed
+    )
+
+
+def test_checkpoints_of_another_run_are_refused(run_dir, images, capsys):
+    run_dir.joinpath("best.keras").unlink()
+    model = build_model(CONFIG, images.info)
+    facts = {"settings": dataclasses.replace(CONFIG, seed=5).of_weights()}
+    checkpoints = Checkpoints(run_dir, lambda epoch: 3, facts=facts)
+    checkpoints.set_model(model)
+    checkpoints.iteration = 3
+    checkpoints._epoch_end = 3
+    checkpoints.save()
+    assert run.main([f"--resume={run_dir}"]) == 1
+    printed = capsys.readouterr().err
+    assert "checkpoints is of a run with other settings" in printed
+    assert "(seed (5 -> 3))" in printed
+    # Without a word of the settings, what does not fit is still one line.
+    other = build_model(dataclasses.replace(CONFIG, latent_dim=3), images.info)
+    with pytest.raises(
+        ValueError, match=r"weights\.h5 does not fit the model: "
+    ) as error:
+        checkpoints.store.read(other)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_anew(run_dir, capsys):
+    rows = "epoch,iteration,val_loss\n0,500,1.5\n1,1000,1.25\n"
+    (run_dir / "history.csv").write_text(rows)
+    assert run.main([f"--resume={run_dir}"]) == 1
+    printed = capsys.readouterr().err
+    assert (
+        "holds no checkpoint, but history.csv knows of several validations" in printed
+    )
+    assert (run_dir / "history.csv").read_text() == rows
+
+
+def test_a_checkpoint_without_files_does_not_count_as_progress(run_dir, capsys):
+    (run_dir / "checkpoints" / "iteration-00999999").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run.main([f"--resume={run_dir}"]) == 1
+    # Not that the run has gone on to there.
+    assert "All 1 checkpoints in" in capsys.readouterr().err
+
+
+def test_what_other_versions_know_of_a_number_is_kept(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps([{**dataclasses.asdict(RECORD), "flavour": 1}]))
+    append_records(tmp_path, [RECORD])
+    assert [entry.get("flavour") for entry in json.loads(path.read_text())] == [1, None]
+    assert read_records(tmp_path) == [RECORD, RECORD]
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "metrics.json", tmp_path / "metrics.json"
+    link.symlink_to(target)
+    append_records(tmp_path, [RECORD])
+    append_records(tmp_path, [RECORD])
+    assert link.is_symlink()
+    assert len(json.loads(target.read_text())) == 2

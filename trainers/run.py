@@ -17,9 +17,9 @@ from aef_tfp.config import (
     RunConfig,
     RunSettings,
     StrategyName,
-    check_resumed,
     get_preset,
 )
+from aef_tfp.consistency import check_resumed
 from aef_tfp.terminal import import_quietly, run_command
 from aef_tfp.unread import refuse_unread, unread_by_run
 

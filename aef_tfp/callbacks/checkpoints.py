@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Checkpoints(keras.callbacks.Callback):
         save_interval: Steps between two checkpoints within an epoch; 0 writes them
             after validations only.
         keep: Checkpoints to keep, the newest.
+        facts: What is to be known of the run, for its checkpoints and best.keras.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Checkpoints(keras.callbacks.Callback):
         patience: int = 0,
         save_interval: int = 0,
         keep: int = 3,
+        facts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.run_dir = run_dir
@@ -60,6 +63,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.monitor = monitor
         self.patience = patience
         self.save_interval = save_interval
+        self.facts = dict(facts or {})
         self.iteration = 0
         self.best = math.inf
         self.best_iteration = 0
@@ -135,7 +139,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved = self.iteration
         if not is_chief(self.model.distribute_strategy):
             return
-        state = {
+        state = self.facts | {
             "best": _finite_or_none(self.best),
             "best_iteration": self.best_iteration,
             "waits_from": self._waits_from,
@@ -196,6 +200,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.best_iteration = self._waits_from = self.iteration
             if is_chief(self.model.distribute_strategy):
                 label = {"iteration": self.iteration, self.monitor: float(value)}
+                label |= self.facts
                 size = size_in_bytes(self.model)
                 save_best(self.model, self.best_path, label, size)
         self._save(self.best_path if is_best else None)

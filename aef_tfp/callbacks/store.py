@@ -1,6 +1,5 @@
 """Checkpoints on disk: written whole, checked when read, the newest few kept."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -15,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from aef_tfp.files import CannotWrite, check_room, flush_to_disk
-from aef_tfp.saved import DamagedFile, checkpoint_paths, read_checkpoint_state
+from aef_tfp.saved import checkpoint_paths, read_checkpoint_state
 
 __all__ = ["CheckpointStore", "size_in_bytes"]
 
@@ -114,7 +113,7 @@ class CheckpointStore:
         for iteration, path in found:
             damage = _damage(path)
             if not damage:
-                model.load_weights(path / _WEIGHTS)
+                _load(model, path / _WEIGHTS)
                 return iteration, json.loads((path / _STATE).read_text())
             warnings.warn(
                 f"The checkpoint {path} is damaged ({damage}) and passed over.",
@@ -128,9 +127,9 @@ class CheckpointStore:
         return 0, {}
 
     def newest_state(self) -> tuple[int, dict[str, Any]]:
-        """Returns the newest steps and state without loading weights; 0 and {}."""
+        """Returns steps and state of the newest whole one; 0 and {} if none is."""
         for iteration, path in self.existing()[::-1]:
-            with contextlib.suppress(DamagedFile):
+            if not _damage(path):
                 return iteration, read_checkpoint_state(path)
         return 0, {}
 
@@ -145,6 +144,15 @@ class CheckpointStore:
 
     def _path(self, iteration: int) -> Path:
         return self.directory / f"iteration-{iteration:08d}"
+
+
+def _load(model: keras.Model, path: Path) -> None:
+    try:
+        model.load_weights(path)
+    except ValueError as error:
+        # The file is whole, so that it is of another model.
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(f"{path} does not fit the model: {reason}.") from None
 
 
 def size_in_bytes(model: keras.Model) -> int:
