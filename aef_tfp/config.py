@@ -6,11 +6,12 @@ This module imports no TensorFlow, so that the trainers' `--help` answers at onc
 import dataclasses
 import difflib
 import json
-import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
-from aef_tfp.data.registry import DATASETS
+from aef_tfp.data.registry import DATASETS, dataset_info
+from aef_tfp.saved import DamagedFile, read_fields, read_json
+from aef_tfp.unread import check_use
 
 __all__ = [
     "CHOSEN",
@@ -33,13 +34,31 @@ ModelName = Literal[
     "autoencoder",
     "pixel-maf",
 ]
-FlowName = Literal["maf", "iaf", "none"]
-NetworkName = Literal["conv", "residual", "dense"]
 # The models of Table 7.
 _ABLATED = ("celebahq32-aef-linear-128", "celebahq32-vae-128")
 
+FlowName = Literal["maf", "iaf", "none"]
+NetworkName = Literal["conv", "residual", "dense"]
+
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
+
+# Of other values, the weights would be those of another model or training.
+_OF_WEIGHTS = (
+    "dataset",
+    "model",
+    "latent_dim",
+    "networks",
+    "width",
+    "core_flow",
+    "prior_flow",
+    "flow_layers",
+    "flow_units",
+    "decoder_scale",
+    "noise_std",
+    "denoising_target",
+    "seed",
+)
 
 StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
 
@@ -206,47 +225,11 @@ class RunSettings:
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be at least 0, got {value}.")
         _check_seed(self.seed)
-        self._check_use()
+        check_use(self)
 
-    def _check_use(self) -> None:
-        """Checks that no setting is one that nothing would read."""
-        if self.width is not None and self.model == "pixel-maf":
-            raise ValueError(
-                f"width is {self.width}, but a pixel-maf has no encoder and no "
-                "decoder: leave it out."
-            )
-        if self.width is not None and self.networks not in (None, "residual"):
-            raise ValueError(
-                f"width is {self.width}, but networks are {self.networks!r}, which "
-                "have none: leave it out, or choose residual networks (--networks "
-                "residual)."
-            )
-        may_have_blocks = self.networks in (None, "residual")
-        has_blocks = may_have_blocks and self.model != "pixel-maf"
-        if self.rematerialize and not has_blocks:
-            raise ValueError(
-                "rematerialize is for the residual networks, which this model has not: "
-                "leave it out."
-            )
-        for name in ("bit_depth", "skip_unreadable"):
-            if getattr(self, name) and self.dataset != "folder":
-                raise ValueError(
-                    f"{name} is for the data set 'folder', not {self.dataset!r}: "
-                    "leave it out."
-                )
-        if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
-            raise ValueError(f"bit_depth must be from 8 to 16, got {self.bit_depth}.")
-        if self.num_levels is not None:
-            info = DATASETS.get(self.dataset)
-            if info is not None and info.source == "tfds":
-                raise ValueError(
-                    f"num_levels is {self.num_levels}, but data set {self.dataset!r} "
-                    f"has {info.num_levels} levels: leave it out."
-                )
-            if not 2 <= self.num_levels <= 256:
-                raise ValueError(
-                    f"num_levels must be from 2 to 256, got {self.num_levels}."
-                )
+    def of_weights(self) -> dict[str, Any]:
+        """Returns the settings that decide what the weights are of."""
+        return {name: getattr(self, name) for name in _OF_WEIGHTS}
 
     def to_json(self) -> str:
         """Returns the fields as JSON, one per line."""
@@ -291,28 +274,18 @@ class RunConfig(RunSettings):
 
         Raises:
             FileNotFoundError: If the directory has no config.json.
-            ValueError: If that is no JSON, or its fields are not those of a run.
+            DamagedFile: If that is no JSON, or its fields are not those of a run.
         """
         path = run_dir / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
+        config = read_fields(cls, read_json(path), path)
         try:
-            fields = json.loads(path.read_text())
+            dataset_info(config.dataset)
+            config.check()
         except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}.") from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path} is no configuration: it holds {fields!r:.40}.")
-        unknown = set(fields) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(
-                f"{path} has unknown fields {', '.join(sorted(unknown))}; it was "
-                "written by another version."
-            )
-        hints = get_type_hints(cls)
-        for name, value in fields.items():
-            if not _fits(value, hints[name]):
-                raise ValueError(f"{path} has {name} = {value!r}, which it cannot be.")
-        return cls(**fields)
+            raise DamagedFile(path, f"cannot be: {error}") from None
+        return config
 
 
 # Its annotations are the narrower ones.
@@ -379,17 +352,6 @@ class EvaluationConfig:
                 f"temperature must be a finite number of at least 0, got "
                 f"{self.temperature}."
             )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a type that fields of a run have."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (types.UnionType, Union):
-        return any(_fits(value, part) for part in get_args(hint))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _check_seed(seed: int) -> None:
@@ -473,7 +435,9 @@ def get_preset(name: str) -> RunSettings:
             f"Unknown preset {name!r}: its data set {dataset!r} is not one of "
             f"{', '.join(DATASETS)}; see --list."
         )
+    # The start of a name tells more than its length: "npz" is none, but a beginning.
     close = difflib.get_close_matches(name, PRESETS, n=3)
+    close = close or [known for known in PRESETS if known.startswith(f"{dataset}-")][:3]
     raise ValueError(
         f"Unknown preset {name!r}; close to it: {', '.join(close)}; --list shows all."
     )

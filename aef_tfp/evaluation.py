@@ -1,6 +1,7 @@
 """Evaluates a run: loads its best checkpoint, appends to its metrics.json."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import keras
 import numpy as np
 
 from aef_tfp import metrics
-from aef_tfp.callbacks import CheckpointStore
+from aef_tfp.best import keep_scales, read_best, use_kept_scales
 from aef_tfp.config import EvaluationConfig, RunConfig, RunSettings
 from aef_tfp.data import Split, Splits, load_splits
 from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.data.splits import MIN_TEST_IMAGES
-from aef_tfp.files import replace_file
+from aef_tfp.files import CannotWrite
 from aef_tfp.metrics import Record
 from aef_tfp.models import (
     Autoencoder,
@@ -24,17 +25,15 @@ from aef_tfp.models import (
     WholeEventModel,
 )
 from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.saved import DamagedFile
 
 __all__ = [
-    "best_iteration",
     "draw_reconstructions",
     "evaluate_run",
     "is_denoiser",
     "likelihood_records",
-    "load_best",
     "load_run_splits",
     "reconstruction_records",
-    "save_best",
     "tune",
 ]
 
@@ -49,11 +48,14 @@ def evaluate_run(
     data_dir: Path | None = None,
     download: bool = False,
     verbose: int = 1,
+    notes: list[str] | None = None,
 ) -> list[Record]:
     """Evaluates the best checkpoint of a run and appends to its metrics.json.
 
-    A model with importance sampling whose encoder proposal was never tuned is tuned on
-    validation images first, and saved with the scale.
+    The run may be in training at the same time, or in other evaluations: nothing that
+    they write is written here. A model with importance sampling whose encoder proposal
+    was never tuned is tuned on validation images first, and the scale is kept in
+    proposal-scales.json for the next evaluation of the same weights.
 
     Args:
         run_dir: Directory of the run.
@@ -61,21 +63,28 @@ def evaluate_run(
         data_dir: TFDS data directory; TFDS's own default if None.
         download: Whether TFDS may download the data set.
         verbose: 1 shows progress bars, 0 nothing.
+        notes: Gains a line for what could not be written, e.g. in a directory that can
+            only be read; None makes a warning of it.
 
     Returns:
         The new records.
 
     Raises:
-        ValueError: If a number is out of its range or does not fit the model, or the
-            images are others than those that the run began with.
+        ValueError: If a number is out of its range or does not fit the model, a file
+            of the run is damaged, or the images are others than those that the run
+            began with.
         FileNotFoundError: If there is no run, no checkpoint, or no data.
         OSError: If the Inception network is not to be had.
     """
     config.check()
     run = RunConfig.from_run(run_dir)
-    model = load_best(run_dir)
+    # A damaged file is better known before the long part.
+    metrics.read_records(run_dir)
+    best = read_best(run_dir)
+    model = best.model
     # Other images could be those that the model was trained on.
     splits = load_run_splits(run, run_dir=run_dir, data_dir=data_dir, download=download)
+    _check_images(run_dir, model, splits)
     split: Split = getattr(splits, config.split)
     images = split.images[: config.num_images]
     if len(images) < MIN_TEST_IMAGES:
@@ -87,14 +96,17 @@ def evaluate_run(
     facts: dict[str, Any] = {
         "split": config.split,
         "seed": config.seed,
-        "iteration": best_iteration(run_dir),
+        "iteration": best.iteration,
     }
     # First, for a missing file is better reported before the long part.
     features = _feature_model(config, run, splits, verbose)
     records: list[Record] = []
+    unkept: list[str] = []
     if isinstance(model, GenerativeModel):
         if config.proposal == "encoder":
-            _tune_and_save(model, run_dir, splits, config.num_samples, verbose)
+            use_kept_scales(best, run_dir)
+            if tune(model, splits, config.num_samples, verbose):
+                _try(unkept, keep_scales, best, run_dir)
         records += likelihood_records(
             model,
             images,
@@ -114,9 +126,37 @@ def evaluate_run(
         records += reconstruction_records(
             model, images, features=features, kind=kind, verbose=verbose, **facts
         )
-        draw_reconstructions(model, images, run_dir, seed=config.seed)
-    metrics.append_records(run_dir, records)
+        end = f"-{config.split}"
+        seed = config.seed
+        _try(unkept, draw_reconstructions, model, images, run_dir, seed=seed, end=end)
+    _try(unkept, metrics.append_records, run_dir, records)
+    for reason in unkept:
+        note = f"These numbers are not kept: {reason}"
+        if notes is None:
+            warnings.warn(note, stacklevel=2)
+        else:
+            notes.append(note)
     return records
+
+
+def _check_images(run_dir: Path, model: Any, splits: Splits) -> None:
+    """Checks that the model is not one of another run, which was copied here."""
+    own = (*model.event_shape, model.events.num_levels)
+    given = (*splits.info.image_shape, splits.info.num_levels)
+    if own != given:
+        form = "images of {} x {} x {} with {} levels"
+        raise DamagedFile(
+            run_dir / "best.keras",
+            f"is a model of {form.format(*own)}, and the run has {form.format(*given)}",
+        )
+
+
+def _try(unkept: list[str], write: Callable[..., Any], *args: Any, **options: Any):
+    """Writes what an evaluation keeps: its numbers are worth more than their file."""
+    try:
+        write(*args, **options)
+    except (CannotWrite, BlockingIOError, DamagedFile) as error:
+        unkept.append(str(error))
 
 
 def load_run_splits(
@@ -157,23 +197,6 @@ def load_run_splits(
     if run_dir is not None:
         check_fingerprint(run_dir / "data.json", splits)
     return splits
-
-
-def load_best(run_dir: Path) -> Any:
-    """Loads the best checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: If the run has none.
-    """
-    path = run_dir / "best.keras"
-    if not (run_dir / "config.json").is_file():
-        raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run_dir} has no best.keras: it has not reached its first validation; go "
-            f"on with python trainers/run.py --resume {run_dir}."
-        )
-    return keras.saving.load_model(path)
 
 
 def likelihood_records(
@@ -241,11 +264,6 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
     return True
 
 
-def save_best(model: keras.Model, run_dir: Path) -> None:
-    """Writes best.keras; an interruption leaves the former one."""
-    replace_file(run_dir / "best.keras", model.save)
-
-
 def is_denoiser(model: Any) -> bool:
     """Whether errors of reconstructions are what a model is trained for."""
     noisy = isinstance(model, AutoencodingModel) and model.noise_std > 0
@@ -292,14 +310,15 @@ def reconstruction_records(
 
 
 def draw_reconstructions(
-    model: Any, images: np.ndarray, run_dir: Path, seed: int
+    model: Any, images: np.ndarray, run_dir: Path, seed: int, end: str = ""
 ) -> None:
     """Draws reconstructions.png: rows of 8 originals, their reconstructions below.
 
     For a model trained on noisy images it draws denoised.png instead: noisy images,
-    what the model makes of them, and the originals.
+    what the model makes of them, and the originals. The name may have another end, for
+    pictures that are not those of the training.
     """
-    name = "denoised.png" if model.noise_std else "reconstructions.png"
+    name = "denoised" if model.noise_std else "reconstructions"
     rows: list[Any] = []
     for start in range(0, min(16, len(images)), 8):
         batch = images[start : start + 8]
@@ -310,7 +329,7 @@ def draw_reconstructions(
         else:
             rows += [originals, model.reconstruct(batch)]
     grid = image_grid(np.concatenate(rows), min(8, len(images)))
-    save_png(run_dir / name, grid)
+    save_png(run_dir / f"{name}{end}.png", grid)
 
 
 def _progress_bar(title: str, total: int, verbose: int) -> Callable[[int], Any] | None:
@@ -320,17 +339,6 @@ def _progress_bar(title: str, total: int, verbose: int) -> Callable[[int], Any] 
     print(f"{title}:", flush=True)
     bar = keras.utils.Progbar(total)
     return lambda done: bar.update(done, finalize=done >= total)
-
-
-def _tune_and_save(model, run_dir, splits, num_samples, verbose) -> None:
-    if tune(model, splits, num_samples, verbose):
-        save_best(model, run_dir)
-
-
-def best_iteration(run_dir: Path) -> int | None:
-    """Returns the iterations behind the best checkpoint; None if unknown."""
-    _, state = CheckpointStore(run_dir / "checkpoints").newest_state()
-    return state.get("best_iteration")
 
 
 def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:

@@ -1,20 +1,30 @@
 """Files that are whole or not there, whenever the process or the machine stops."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
+import socket
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 __all__ = [
     "CannotWrite",
     "check_room",
     "flush_to_disk",
     "locked",
+    "remove_leftovers",
     "replace_file",
     "replace_text",
     "writing",
 ]
+
+# What a file system answers that has no locks, e.g. some network ones.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class CannotWrite(OSError):  # noqa: N818 - as RunInterrupted and TrainingFailed
@@ -46,6 +56,9 @@ def replace_file(
 ) -> None:
     """Writes a file aside and renames it, so that its name has the old or the new one.
 
+    The file aside has a name of its own, so that two processes do not write into one.
+    What a process that was killed left aside, the next one removes.
+
     Args:
         path: The file to make or to replace.
         write: Writes the file that it is given the path of; the suffix is the same.
@@ -54,18 +67,50 @@ def replace_file(
     Raises:
         CannotWrite: If there is no room, or writing fails; the old file stays.
     """
-    aside = path.with_name(f".{path.stem}.writing{path.suffix}")
     with writing(path):
+        # Of a link, the file that it stands for: the link stays one.
+        path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            check_room(aside, num_bytes)
-            write(aside)
-            flush_to_disk(aside)
-            os.replace(aside, path)
-        except Exception:
-            aside.unlink(missing_ok=True)
-            raise
+        remove_leftovers(path.parent, f".{path.stem}.writing-*{path.suffix}")
+        aside = _name_aside(path)
+        check_room(aside, num_bytes)
+        with _alive(aside):
+            try:
+                write(aside)
+                flush_to_disk(aside)
+                os.replace(aside, path)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
         flush_to_disk(path.parent)
+
+
+def remove_leftovers(directory: Path, pattern: str = ".*.writing-*") -> None:
+    """Removes what killed processes left aside; what a living one writes, stays."""
+    for path in directory.glob(pattern):
+        # Whoever writes it holds its lock. Not to be able to tell is to leave it.
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _name_aside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.writing-{secrets.token_hex(4)}{path.suffix}")
+
+
+@contextlib.contextmanager
+def _alive(aside: Path) -> Iterator[None]:
+    """Makes an empty file, and holds its lock for as long as the process writes it."""
+    with aside.open("xb") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Between the two, it could be taken for a leftover; it is then made once more,
+        # which nobody who looks for leftovers is quick enough for a second time.
+        if aside.exists():
+            yield
+            return
+    with _alive(aside):
+        yield
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -105,19 +150,88 @@ def flush_to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(
+    directory: Path,
+    name: str = ".lock",
+    *,
+    doing: str = "training in",
+    wait_seconds: float = 0.0,
+) -> Iterator[None]:
     """Keeps other processes from writing into a run directory at the same time.
 
-    The lock goes with the process, however that ends.
+    The lock goes with the process, however that ends. Where the file system has no
+    locks, a warning says so, and there is none.
+
+    Args:
+        directory: The directory, which exists.
+        name: The lock's file in it; another one is another lock.
+        doing: What the holder does, in the words of the error.
+        wait_seconds: How long to wait for another holder.
 
     Raises:
-        BlockingIOError: If another process holds it.
+        BlockingIOError: If another process holds it; the message says which.
+        CannotWrite: If the directory cannot be written.
     """
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"Another process is training in {directory}; wait for it, or stop it."
-            ) from None
+    path = directory / name
+    deadline = time.monotonic() + wait_seconds
+    with contextlib.ExitStack() as stack:
+        file = _take(path, stack)
+        while file is None:
+            if time.monotonic() >= deadline:
+                raise BlockingIOError(
+                    f"Another process is {doing} {directory}{_holder(path)}; wait for "
+                    "it, or stop it."
+                )
+            time.sleep(0.05)
+            file = _take(path, stack)
+        # Only for the message of whoever comes next: no room for it is no harm.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(
+                f"process {os.getpid()} on {socket.gethostname()}, since {since}"
+            )
+            file.flush()
         yield
+
+
+def _take(path: Path, stack: contextlib.ExitStack) -> IO[str] | None:
+    """Opens and locks a file until the stack ends; None if another process has it."""
+    with writing(path):
+        file = path.open("a+", errors="replace")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            if isinstance(error, (BlockingIOError, PermissionError)):
+                return None
+            raise
+        warnings.warn(
+            f"{path.parent} is on a file system without locks ({error.strerror}): see "
+            "to it that no other process writes there.",
+            stacklevel=2,
+        )
+    try:
+        is_there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        # The former holder removed it in the meantime: a lock on it keeps nobody out.
+        file.close()
+        return None
+    stack.enter_context(file)
+    # Removed first, closed and with it unlocked next.
+    stack.callback(path.unlink, missing_ok=True)
+    return file
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, in brackets; nothing if that cannot be told."""
+    # It writes its name right after it has got the lock.
+    time.sleep(0.1)
+    try:
+        text = path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+    return f" ({text})" if text else ""

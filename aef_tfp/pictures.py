@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.files import replace_file
+
 __all__ = ["image_grid", "manifold_grid", "save_png", "scatter"]
 
 # Ten classes that differ also in brightness; more are told apart less well.
@@ -69,8 +71,13 @@ def image_grid(
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Writes a uint8 image `[height, width, 1 or 3]` as a PNG file."""
-    path.write_bytes(tf.io.encode_png(image).numpy())
+    """Writes a uint8 image `[height, width, 1 or 3]` as a PNG file, whole or not.
+
+    Raises:
+        CannotWrite: If it cannot be written.
+    """
+    data = tf.io.encode_png(image).numpy()
+    replace_file(path, lambda aside: aside.write_bytes(data))
 
 
 def manifold_grid(model: Any, num_columns: int = 12) -> np.ndarray:

@@ -35,8 +35,8 @@ def run_command(
         errors: Those that are the user's to mend.
 
     Returns:
-        The exit status: that of `run`, 1 after an error, 128 and the number of the
-        signal after an interruption.
+        The exit status: that of `run`, 1 after an error or the `exit_status` that it
+        has, 128 and the number of the signal after an interruption.
     """
     warnings.formatwarning = _warning_in_one_line
     try:
@@ -51,7 +51,7 @@ def run_command(
         return 1
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_status", 1)
     except KeyboardInterrupt as interruption:
         print(interrupted, file=sys.stderr)
         return 128 + getattr(interruption, "signal_number", signal.SIGINT)

@@ -1,5 +1,6 @@
 """A run from configuration to run directory; `fit` does the training."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -7,13 +8,15 @@ import json
 import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from aef_tfp import flows
+from aef_tfp.best import read_best
+from aef_tfp.building import build_model
 from aef_tfp.callbacks import (
     Checkpoints,
     Duration,
@@ -25,169 +28,30 @@ from aef_tfp.callbacks import (
     write_projector,
 )
 from aef_tfp.config import RunConfig, RunSettings, StrategyName
-from aef_tfp.data import (
-    DatasetInfo,
-    Splits,
-    evaluation_batches,
-    training_batches,
-)
+from aef_tfp.consistency import check_resumed, check_weights
+from aef_tfp.data import Splits, evaluation_batches, training_batches
 from aef_tfp.data.fingerprint import fingerprint
 from aef_tfp.defaults import choose
 from aef_tfp.distribution import any_worker, get_strategy, is_chief
 from aef_tfp.evaluation import (
-    best_iteration,
     draw_reconstructions,
     is_denoiser,
     likelihood_records,
-    load_best,
     load_run_splits,
     reconstruction_records,
-    save_best,
     tune,
 )
 from aef_tfp.failures import explained
-from aef_tfp.files import locked, replace_text
+from aef_tfp.files import locked, remove_leftovers, replace_text, writing
 from aef_tfp.metrics import Record, append_records
-from aef_tfp.models import (
-    IWAE,
-    VAE,
-    Autoencoder,
-    AutoencodingModel,
-    EventModel,
-    ExpandedAEF,
-    GenerativeModel,
-    PartitionedAEF,
-    PixelMAF,
-)
-from aef_tfp.networks import residual_decoder, residual_encoder, residual_stages
+from aef_tfp.models import AutoencodingModel, EventModel, GenerativeModel
 from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.saved import save_best
 
 __all__ = ["build_model", "train"]
 
 # Test images whose latents TensorBoard's projector shows.
 _PROJECTED_IMAGES = 1000
-
-
-def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
-    """Builds and compiles the model of a configuration.
-
-    Args:
-        config: The run.
-        info: The data set's facts.
-
-    Raises:
-        ValueError: If the configuration does not fit the data.
-    """
-
-    def flow(kind: str) -> Any:
-        if kind == "none":
-            return flows.Identity()
-        maf = flows.MAF(
-            config.latent_dim,
-            num_layers=config.flow_layers,
-            hidden_units=config.flow_units,
-        )
-        return flows.Inverted(maf) if kind == "iaf" else maf
-
-    shape, latent_dim = info.image_shape, config.latent_dim
-    dtype = "mixed_bfloat16" if config.mixed_precision else None
-    shared: dict[str, Any] = {
-        "num_levels": info.num_levels,
-        "logit_lambda": info.logit_lambda,
-        "noise_std": config.noise_std,
-        "denoising_target": config.denoising_target,
-        "seed": config.seed,
-        "dtype": dtype,
-    }
-    model: EventModel
-    if config.model == "autoencoder":
-        networks = _networks(config, shape, encoder_outputs=1)
-        model = Autoencoder(shape, latent_dim, **networks, **shared)
-    elif config.model == "pixel-maf":
-        layers, units = config.flow_layers, config.flow_units
-        model = PixelMAF(shape, num_layers=layers, hidden_units=units, **shared)
-    else:
-        shared |= {
-            **_networks(config, shape, encoder_outputs=2),
-            "decoder_scale": config.decoder_scale,
-            "prior_flow": flow(config.prior_flow),
-        }
-        core_flow = flow(config.core_flow)
-        if config.model in ("vae", "iwae"):
-            shared["posterior_flow"] = flows.Inverted(core_flow)
-            if config.model == "vae":
-                model = VAE(shape, latent_dim, **shared)
-            else:
-                model = IWAE(
-                    shape,
-                    latent_dim,
-                    num_importance_samples=config.num_importance_samples,
-                    **shared,
-                )
-        elif config.model == "aef-linear":
-            model = ExpandedAEF(shape, latent_dim, core_flow=core_flow, **shared)
-        else:
-            model = PartitionedAEF(
-                shape,
-                latent_dim,
-                partition=config.model.removeprefix("aef-"),
-                core_flow=core_flow,
-                **shared,
-            )
-    model.compile(
-        keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm),
-        jit_compile=config.jit_compile,
-        steps_per_execution=config.steps_per_execution,
-        max_skipped_updates=config.max_skipped_updates,
-        rematerialize=config.rematerialize,
-    )
-    return model
-
-
-def _networks(
-    config: RunConfig, shape: tuple[int, ...], encoder_outputs: int
-) -> dict[str, Any]:
-    """The arguments that make encoder and decoder; a width needs the networks."""
-    if config.networks == "residual":
-        _check_side(shape)
-    if config.width is None or config.networks != "residual":
-        return {"encoder": config.networks, "decoder": config.networks}
-    dtype = "mixed_bfloat16" if config.mixed_precision else None
-    shared: dict[str, Any] = {"width": config.width, "dtype": dtype}
-    dependent = config.decoder_scale == "dependent"
-    return {
-        "encoder": residual_encoder(
-            shape, config.latent_dim, num_outputs=encoder_outputs, **shared
-        ),
-        "decoder": residual_decoder(
-            config.latent_dim, shape, num_outputs=2 if dependent else 1, **shared
-        ),
-        # What the model does by itself where it is given a name.
-        "initial_raw_scale": 1.0,
-    }
-
-
-def _check_side(shape: tuple[int, ...]) -> None:
-    """Adds to the refusal of the residual networks the next side that they take."""
-    side = shape[0]
-    if side < 3 or side != shape[1]:
-        # There is none; what is wrong, the networks say themselves.
-        return
-    try:
-        residual_stages(side)
-    except ValueError as error:
-        smaller = next(s for s in range(side - 1, 1, -1) if _has_stages(s))
-        raise ValueError(
-            f"{str(error).rstrip('.')}; the next smaller side is {smaller}."
-        ) from None
-
-
-def _has_stages(side: int) -> bool:
-    try:
-        residual_stages(side)
-    except ValueError:
-        return False
-    return True
 
 
 def train(
@@ -222,7 +86,8 @@ def train(
 
     Raises:
         ValueError: If a setting is out of its range or does not fit the data, or the
-            images are others than those that the run began with.
+            images, or other settings than the iterations, are others than those that
+            the run began with.
         FileExistsError: If `run_dir` exists and `resume` is not asked.
         FileNotFoundError: If there is nothing to resume, or no data.
         OSError: If the run directory cannot be written, or another process does.
@@ -235,54 +100,69 @@ def train(
     # A cluster wants to be set up before TensorFlow does anything else.
     devices = get_strategy(strategy)
     chief = is_chief(devices)
-    if resume:
-        RunConfig.from_run(run_dir)
-    elif chief and run_dir.exists() and any(_visible_files(run_dir)):
-        raise FileExistsError(
-            f"The run directory {run_dir} exists and is not empty; choose another one "
-            f"with --run-dir, or go on in it with --resume {run_dir}."
+    with contextlib.ExitStack() as stack:
+        if chief:
+            if resume:
+                RunConfig.from_run(run_dir)
+                # Before anything is read that another process could still change.
+                stack.enter_context(_only_writer(run_dir))
+            else:
+                _check_new(run_dir)
+        splits = load_run_splits(
+            settings,
+            run_dir=run_dir if resume else None,
+            data_dir=data_dir,
+            download=download,
         )
-    splits = load_run_splits(
-        settings,
-        run_dir=run_dir if resume else None,
-        data_dir=data_dir,
-        download=download,
-    )
-    config, choices = choose(settings, len(splits.train), splits.info.image_shape)
-    if verbose and chief:
-        notes = (*splits.notes, *_left_out(config, splits), *choices)
-        print("".join(f"{note}\n" for note in notes), end="", flush=True)
-    checkpoints = Checkpoints(
-        run_dir,
-        functools.partial(_iteration_of, config),
-        patience=config.patience,
-        save_interval=config.save_interval,
-        keep=config.keep_checkpoints,
-    )
-    done = max((number for number, _ in checkpoints.store.existing()), default=0)
-    if config.iterations < done:
-        raise ValueError(
-            f"The run {run_dir} has gone on to iteration {done} already; --iterations "
-            f"must be at least that, got {config.iterations}."
+        config, choices = choose(settings, len(splits.train), splits.info.image_shape)
+        if resume and chief:
+            check_resumed(run_dir, config)
+        if verbose and chief:
+            notes = (*splits.notes, *_left_out(config, splits), *choices)
+            print("".join(f"{note}\n" for note in notes), end="", flush=True)
+        checkpoints = Checkpoints(
+            run_dir,
+            functools.partial(_iteration_of, config),
+            patience=config.patience,
+            save_interval=config.save_interval,
+            keep=config.keep_checkpoints,
+            facts={"settings": config.of_weights()},
         )
-    records: list[Record] = []
-    with explained(checkpoints, chief):
+        done, state = checkpoints.store.newest_state()
+        check_weights(config, state.get("settings"), checkpoints.store.directory)
+        if config.iterations < done:
+            raise ValueError(
+                f"The run {run_dir} has gone on to iteration {done} already; "
+                f"--iterations must be at least that, got {config.iterations}."
+            )
+        records: list[Record] = []
+        stack.enter_context(explained(checkpoints, chief))
         keras.utils.set_random_seed(config.seed)
         with devices.scope():
             model = build_model(config, splits.info)
         if chief:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            with locked(run_dir):
-                replace_text(run_dir / "config.json", config.to_json())
-                if not resume:
-                    facts = json.dumps(fingerprint(splits), indent=2) + "\n"
-                    replace_text(run_dir / "data.json", facts)
-                environment = json.dumps(_environment(devices), indent=2)
-                replace_text(run_dir / "environment.json", environment)
-                _fit(model, config, splits, run_dir, checkpoints, verbose)
-                records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
+            if not resume:
+                with writing(run_dir):
+                    run_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_only_writer(run_dir))
+                # Somebody else may have been quicker.
+                _check_new(run_dir)
+            done = checkpoints.restore(model)
+            if resume and not done:
+                _check_unbegun(run_dir)
+            History.keep_until(run_dir / "history.csv", done)
+            # Where that fails, nothing has changed.
+            replace_text(run_dir / "config.json", config.to_json())
+            if not resume:
+                facts = json.dumps(fingerprint(splits), indent=2) + "\n"
+                replace_text(run_dir / "data.json", facts)
+            environment = json.dumps(_environment(devices), indent=2)
+            replace_text(run_dir / "environment.json", environment)
+            _fit(model, config, splits, run_dir, checkpoints, verbose, done)
+            records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
         else:
-            _fit(model, config, splits, run_dir, checkpoints, verbose=0)
+            done = checkpoints.restore(model)
+            _fit(model, config, splits, run_dir, checkpoints, 0, done)
         # A worker that ends early looks like one that died.
         any_worker(devices, False)
     return records
@@ -293,6 +173,36 @@ def _left_out(config: RunConfig, splits: Splits) -> list[str]:
     if len(splits.validation) > 1 or config.model == "pixel-maf":
         return []
     return ["one validation image: TensorBoard shows no interpolations"]
+
+
+@contextlib.contextmanager
+def _only_writer(run_dir: Path) -> Iterator[None]:
+    with locked(run_dir):
+        remove_leftovers(run_dir)
+        yield
+
+
+def _check_unbegun(run_dir: Path) -> None:
+    """Checks that a run without checkpoints is not one that has lost them."""
+    path = run_dir / "history.csv"
+    # A row is written before the checkpoint: one may be there of none.
+    if path.exists() and path.read_bytes().count(b"\n") > 2:
+        raise FileNotFoundError(
+            f"{run_dir / 'checkpoints'} holds no checkpoint, but {path.name} knows of "
+            "several validations: put them back, or start a new run."
+        )
+
+
+def _check_new(run_dir: Path) -> None:
+    if run_dir.exists() and not run_dir.is_dir():
+        raise FileExistsError(
+            f"{run_dir} is no directory; choose another one with --run-dir."
+        )
+    if run_dir.exists() and any(_visible_files(run_dir)):
+        raise FileExistsError(
+            f"The run directory {run_dir} exists and is not empty; choose another one "
+            f"with --run-dir, or go on in it with --resume {run_dir}."
+        )
 
 
 def _iteration_of(config: RunConfig, epoch: int) -> int:
@@ -311,15 +221,14 @@ def _fit(
     run_dir: Path,
     checkpoints: Checkpoints,
     verbose: Any,
+    done: int,
 ) -> None:
-    """Trains from where the run directory is, to the end."""
+    """Trains from where the checkpoints were, to the end."""
     interval, total = config.validation_interval, config.iterations
     iteration_of = checkpoints.iteration_of
-    done = checkpoints.restore(model)
     callbacks: list[keras.callbacks.Callback] = [checkpoints]
     validation = splits.validation.images
     if is_chief(model.distribute_strategy):
-        History.keep_until(run_dir / "history.csv", done)
         tensorboard = run_dir / "tensorboard"
         # A row is written before the checkpoint: one too many is dropped, none comes
         # later. What may fail and is not needed to go on is written after it.
@@ -369,6 +278,12 @@ def _fit(
                 verbose=verbose,
             )
             done += steps * epochs
+    if checkpoints.is_best_lost:
+        raise FileNotFoundError(
+            f"{checkpoints.best_path} is gone, and no validation is left to write it: "
+            f"go on with python trainers/run.py --resume {run_dir} and more "
+            f"--iterations than {total}."
+        )
     if not checkpoints.best_iteration:
         raise FloatingPointError(
             "No validation had a finite loss; lower the learning rate, check the "
@@ -380,15 +295,16 @@ def _evaluate(
     run_dir: Path, config: RunConfig, splits: Splits, verbose
 ) -> list[Record]:
     """Evaluates the best checkpoint on the test set; draws pictures."""
-    model = load_best(run_dir)
+    best = read_best(run_dir)
+    model = best.model
     if tune(model, splits, config.num_samples, verbose):
-        save_best(model, run_dir)
+        save_best(model, run_dir / "best.keras", best.label)
     records: list[Record] = []
     images = splits.test.images
     facts: dict[str, Any] = {
         "split": "test",
         "seed": config.seed,
-        "iteration": best_iteration(run_dir),
+        "iteration": best.iteration,
     }
     if isinstance(model, GenerativeModel):
         records += likelihood_records(

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from aef_tfp.config import EvaluationConfig
+from aef_tfp.command_line import named_options, parse
+from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.terminal import import_quietly, run_command
+from aef_tfp.unread import refuse_unread, unread_by_evaluation
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
 
@@ -47,35 +49,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    arguments = tyro.cli(Arguments, args=argv, description=DESCRIPTION)
-    runs = arguments.runs
-    arguments.config.check()
-    metrics = import_quietly("aef_tfp.metrics")
+    arguments = parse(Arguments, argv, DESCRIPTION)
+    named = named_options(argv)
+    runs, config = arguments.runs, arguments.config
+    config.check()
     if arguments.compare:
-        return _compare(metrics, runs)
+        others = [f"--{name.replace('_', '-')}" for name in named if name != "compare"]
+        if others:
+            raise ValueError(
+                "--compare prints what metrics.json holds, and evaluates nothing; "
+                f"leave out {', '.join(others)}."
+            )
+        return _compare(runs)
     if len(runs) != 1:
         raise ValueError(
             f"evaluate one run at a time, got {len(runs)}; --compare prints several."
         )
+    # A directory that is no run is refused below.
+    is_run = (runs[0] / "config.json").is_file()
+    run = RunConfig.from_run(runs[0]) if is_run else None
+    refuse_unread(unread_by_evaluation(config, run, named))
+    notes: list[str] = []
     evaluation = import_quietly("aef_tfp.evaluation")
     records = evaluation.evaluate_run(
         runs[0],
-        arguments.config,
+        config,
         data_dir=arguments.data_dir,
         download=arguments.download,
         verbose=1 if sys.stdout.isatty() else 0,
+        notes=notes,
     )
+    metrics = import_quietly("aef_tfp.metrics")
     iteration = records[0].iteration
     after = f" after {iteration:,} iterations" if iteration else ""
     print(f"{runs[0]}, best checkpoint{after}:")
     print(metrics.summary(records))
-    if arguments.config.proposal != "encoder" and not any(r.proposal for r in records):
-        print("--proposal changed nothing: this model needs no importance sampling.")
-    print(f"Appended to {runs[0] / 'metrics.json'}")
+    print("\n".join(notes) or f"Appended to {runs[0] / 'metrics.json'}")
     return 0
 
 
-def _compare(metrics, runs: Sequence[Path]) -> int:
+def _compare(runs: Sequence[Path]) -> int:
+    if not runs:
+        raise ValueError("--compare compares runs, got none; name their directories.")
+    for run in runs:
+        if runs.count(run) > 1:
+            raise ValueError(f"{run} is named twice; name each run once.")
+    metrics = import_quietly("aef_tfp.metrics")
     columns = {}
     for run, name in zip(runs, _names(runs), strict=True):
         if not (run / "config.json").is_file():

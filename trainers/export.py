@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aef_tfp.command_line import parse
+from aef_tfp.config import RunConfig
 from aef_tfp.terminal import import_quietly, run_command
 
 DESCRIPTION = """Export the best checkpoint of a run for serving.
@@ -38,15 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    arguments = tyro.cli(Arguments, args=argv, description=DESCRIPTION)
+    arguments = parse(Arguments, argv, DESCRIPTION)
     if arguments.out.exists():
         # Also refused by the export, after the seconds that TensorFlow takes to start.
         raise FileExistsError(
             f"{arguments.out} exists; nothing is overwritten, choose another path."
         )
-    evaluation = import_quietly("aef_tfp.evaluation")
+    RunConfig.from_run(arguments.run)
+    best = import_quietly("aef_tfp.best")
     export = import_quietly("aef_tfp.export")
-    model = evaluation.load_best(arguments.run)
+    model = best.load_best(arguments.run)
     if arguments.format == "litert":
         differences = export.export_litert(model, arguments.out)
         lines = {name: f"{name}.tflite" for name in differences}

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import run  # type: ignore[import-not-found]
 import tyro
 
+from aef_tfp.command_line import parse
 from aef_tfp.terminal import Terminated, run_command
 
 DESCRIPTION = """Start several processes of run.py on this machine.
@@ -42,12 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(argv: list[str]) -> int:
-    arguments, argv = tyro.cli(
-        Arguments, args=argv, description=DESCRIPTION, return_unknown_args=True
-    )
+    arguments, argv = parse(Arguments, argv, DESCRIPTION, return_unknown_args=True)
     count = arguments.workers
     if count < 1:
         raise ValueError(f"--workers must be at least 1, got {count}.")
+    # What is wrong with it is better said once than by each of them.
+    command = run.read_command(argv)
+    if command.run_dir is None:
+        raise ValueError("--list is for run.py: python trainers/run.py --list.")
+    strategy = command.arguments.strategy
+    if strategy not in ("auto", "multi-worker"):
+        raise ValueError(
+            f"With --strategy {strategy} each worker would train alone; leave it out."
+        )
+    if os.environ.get("TF_CONFIG"):
+        raise ValueError(
+            "TF_CONFIG is set, but the workers get one of their own; unset it, or "
+            "start run.py on each machine that it names."
+        )
     addresses = _free_addresses(count)
     workers = [_start(addresses, index, argv) for index in range(count)]
     printers = [

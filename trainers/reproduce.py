@@ -9,13 +9,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from aef_tfp import paper
+from aef_tfp.command_line import named_options, parse
 from aef_tfp.config import EvaluationConfig
 from aef_tfp.terminal import run_command
+from aef_tfp.unread import refuse_unread
 
 DESCRIPTION = """Repeat a table or figure of the paper and print ours beside it.
 
 Each run has a directory of its own under --runs-dir. A second call goes on where the
 first ended: it resumes what is half done and skips what is done."""
+
+# Options that say which rows.
+_WHICH = ("table", "figure", "dataset", "model", "latent_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
-    print(_run(tyro.cli(Arguments, args=argv, description=DESCRIPTION)))
+    print(_run(parse(Arguments, argv, DESCRIPTION), named_options(argv)))
     return 0
 
 
-def _run(arguments: Arguments) -> str:
+def _run(arguments: Arguments, named: Sequence[str]) -> str:
     if arguments.list and arguments.table is None and arguments.figure is None:
+        _refuse_beside(named, "--list without a table or figure", ("list", "dry_run"))
         return paper.exhibit_list()
     exhibit = _exhibit(arguments)
     experiments = exhibit.select(
@@ -101,7 +107,12 @@ def _run(arguments: Arguments) -> str:
         latent_dim=arguments.latent_dim,
     )
     if arguments.list:
+        _refuse_beside(named, "--list", (*_WHICH, "list", "dry_run"))
         return paper.experiment_table(exhibit, experiments)
+    if not exhibit.needs_training:
+        what = f"{exhibit.name}, which trains nothing,"
+        _refuse_beside(named, what, (*_WHICH, "dry_run"))
+    refuse_unread(paper.unread(experiments, vars(arguments), named))
     names = {field.name for field in dataclasses.fields(EvaluationConfig)}
     chosen = {k: v for k, v in vars(arguments).items() if k in names}
     rows = paper.plan(
@@ -126,6 +137,12 @@ def _run(arguments: Arguments) -> str:
     files["in_terminal"] = sys.stdout.isatty()
     done = [[paper.bring_up_to_date(run, **files) for run in row] for row in rows]
     return paper.result_table(exhibit, done)
+
+
+def _refuse_beside(named: Sequence[str], what: str, read: Sequence[str]) -> None:
+    others = [f"--{name.replace('_', '-')}" for name in named if name not in read]
+    if others:
+        raise ValueError(f"{what} reads no {', '.join(others)}; leave it out.")
 
 
 def _exhibit(arguments: Arguments) -> paper.Exhibit:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from aef_tfp.command_line import named_options, parse
 from aef_tfp.config import (
     DEFAULT_PRESET,
     PRESETS,
@@ -18,7 +19,9 @@ from aef_tfp.config import (
     StrategyName,
     get_preset,
 )
+from aef_tfp.consistency import check_resumed
 from aef_tfp.terminal import import_quietly, run_command
+from aef_tfp.unread import refuse_unread, unread_by_run
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
 
@@ -68,25 +71,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
 
-def _run(argv: list[str]) -> int:
-    resumed = _resumed_directory(argv)
-    preset = _preset_name(argv)
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a command line asks for, checked as far as can be without the images.
+
+    Args:
+        arguments: The arguments.
+        run_dir: Where the run is, or will be; None if the presets are to be listed.
+    """
+
+    arguments: Arguments
+    run_dir: Path | None
+
+
+def read_command(argv: Sequence[str]) -> Command:
+    """Reads a command line; nothing is loaded or written.
+
+    Raises:
+        ValueError: If it cannot be followed to the letter, or a file of the run that it
+            resumes is damaged.
+        FileNotFoundError: If there is no run to resume.
+    """
+    # Once for the preset or the run, which are the defaults of all options, and once
+    # for the options. No word of it has two meanings then.
+    words = [word for word in argv if word not in ("-h", "--help")]
+    default = Arguments(get_preset(DEFAULT_PRESET), preset="")
+    first = parse(Arguments, words, DESCRIPTION, default)
+    named = named_options(words)
+    if first.list:
+        _refuse_beside_list(first, named)
+        return Command(first, None)
     base: RunSettings
-    if resumed is None:
-        base = get_preset(preset or DEFAULT_PRESET)
+    if first.resume is None:
+        base = get_preset(first.preset or DEFAULT_PRESET)
     else:
-        base = RunConfig.from_run(resumed)
-    arguments = tyro.cli(
-        Arguments, args=argv, default=Arguments(config=base), description=DESCRIPTION
-    )
-    if arguments.list:
-        print(_preset_list())
-        return 0
+        _refuse_beside_resume(first)
+        base = RunConfig.from_run(first.resume)
+    arguments = parse(Arguments, argv, DESCRIPTION, Arguments(base))
     config = arguments.config
     config.check()
-    if resumed is not None:
-        _refuse_changes(base, arguments, preset)
-    run_dir = resumed or arguments.run_dir or _new_run_dir(arguments.preset)
+    if first.resume is not None:
+        check_resumed(first.resume, config)
+    refuse_unread(unread_by_run(config, named))
+    run_dir = first.resume or arguments.run_dir or _new_run_dir(arguments.preset)
+    return Command(arguments, run_dir)
+
+
+def _run(argv: list[str]) -> int:
+    command = read_command(argv)
+    arguments, config, run_dir = (
+        command.arguments,
+        command.arguments.config,
+        command.run_dir,
+    )
+    if run_dir is None:
+        print(_preset_list())
+        return 0
 
     print(
         f"{config.model} on {config.dataset}, d = {config.latent_dim}: "
@@ -101,18 +141,18 @@ def _run(argv: list[str]) -> int:
             run_dir,
             data_dir=arguments.data_dir,
             download=arguments.download,
-            resume=resumed is not None,
+            resume=arguments.resume is not None,
             strategy=arguments.strategy,
             verbose=1 if sys.stdout.isatty() else 2,
         )
     except callbacks.RunInterrupted as interruption:
-        command = ["python", "trainers/run.py", "--resume", str(run_dir)]
+        resume = ["python", "trainers/run.py", "--resume", str(run_dir)]
         if arguments.data_dir:
-            command += ["--data-dir", str(arguments.data_dir)]
+            resume += ["--data-dir", str(arguments.data_dir)]
         of_total = f" of {config.iterations}" if config.iterations else ""
         print(
             f"Saved at iteration {interruption.iteration}{of_total}; "
-            f"go on with: {shlex.join(command)}",
+            f"go on with: {shlex.join(resume)}",
             file=sys.stderr,
         )
         return 128 + interruption.signal_number
@@ -127,22 +167,6 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def _resumed_directory(argv: list[str]) -> Path | None:
-    """Finds --resume ahead of the parser, for the defaults of all other options."""
-    for i, argument in enumerate(argv):
-        name, _, value = argument.partition("=")
-        if name == "--resume":
-            return Path(value or next(iter(argv[i + 1 :]), ""))
-    return None
-
-
-def _preset_name(argv: list[str]) -> str | None:
-    """Finds the preset ahead of the parser: the first argument, or an exact name."""
-    if argv and not argv[0].startswith("-"):
-        return argv[0]
-    return next((name for name in argv if name in PRESETS), None)
-
-
 def _length(config: RunSettings) -> str:
     """What is known of the iterations before the images are."""
     total, epoch = config.iterations, config.validation_interval
@@ -155,29 +179,26 @@ def _length(config: RunSettings) -> str:
     return "iterations and more are chosen from your images"
 
 
-def _refuse_changes(
-    base: RunSettings, arguments: Arguments, preset: str | None
-) -> None:
-    config, run_dir = arguments.config, arguments.resume
-    if preset is not None:
+def _refuse_beside_list(arguments: Arguments, named: Sequence[str]) -> None:
+    others = [f"--{name.replace('_', '-')}" for name in named if name != "list"]
+    if arguments.preset:
+        others.insert(0, arguments.preset)
+    if others:
         raise ValueError(
-            f"A resumed run has its own configuration; leave out the preset {preset}."
+            f"--list lists all presets and stops; leave out {', '.join(others)}."
+        )
+
+
+def _refuse_beside_resume(arguments: Arguments) -> None:
+    if arguments.preset:
+        raise ValueError(
+            "A resumed run has its own configuration; leave out the preset "
+            f"{arguments.preset}."
         )
     if arguments.run_dir is not None:
         raise ValueError(
             "A resumed run goes on in its own directory; leave out --run-dir "
             f"{arguments.run_dir}."
-        )
-    changed = [
-        f"{field.name} ({getattr(base, field.name)} -> {getattr(config, field.name)})"
-        for field in dataclasses.fields(base)
-        if field.name != "iterations"
-        and getattr(base, field.name) != getattr(config, field.name)
-    ]
-    if changed:
-        raise ValueError(
-            f"A resumed run keeps its configuration, but {', '.join(changed)} would "
-            f"change; start a new run instead of resuming {run_dir}."
         )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import keras
 from aef_tfp.callbacks.iterations import IterationOf
 from aef_tfp.callbacks.store import CheckpointStore, size_in_bytes
 from aef_tfp.distribution import is_chief, share_from_chief, share_json
-from aef_tfp.files import replace_file
+from aef_tfp.saved import read_label, save_best
 
 __all__ = ["Checkpoints"]
 
@@ -41,6 +42,7 @@ class Checkpoints(keras.callbacks.Callback):
         save_interval: Steps between two checkpoints within an epoch; 0 writes them
             after validations only.
         keep: Checkpoints to keep, the newest.
+        facts: What is to be known of the run, for its checkpoints and best.keras.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Checkpoints(keras.callbacks.Callback):
         patience: int = 0,
         save_interval: int = 0,
         keep: int = 3,
+        facts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.run_dir = run_dir
@@ -60,10 +63,13 @@ class Checkpoints(keras.callbacks.Callback):
         self.monitor = monitor
         self.patience = patience
         self.save_interval = save_interval
+        self.facts = dict(facts or {})
         self.iteration = 0
         self.best = math.inf
         self.best_iteration = 0
         self.stopped_early = False
+        # Of the best model, unless that was lost.
+        self._waits_from = 0
         self._first = math.inf
         self._bad_validations = 0
         self._warned = False
@@ -80,11 +86,12 @@ class Checkpoints(keras.callbacks.Callback):
             The iterations done: 0 if there is no checkpoint yet.
 
         Raises:
-            ValueError: If there are checkpoints, but all of them are damaged.
+            ValueError: If there are checkpoints, but all of them are damaged; or if
+                best.keras is.
         """
         strategy = model.distribute_strategy
         self._bad_validations = 0
-        found = self.store.read(model) if is_chief(strategy) else None
+        found = self._read(model) if is_chief(strategy) else None
         self.iteration, state = share_json(strategy, found)
         self._saved = self.iteration
         if not state:
@@ -92,10 +99,28 @@ class Checkpoints(keras.callbacks.Callback):
         share_from_chief(strategy, [*model.variables, *model.optimizer.variables])
         self.best = _finite_or_inf(state["best"])
         self.best_iteration = state["best_iteration"]
+        self._waits_from = state.get("waits_from", self.best_iteration)
         self._first = _finite_or_inf(state["first"])
         self._progress = state["progress"]
         self.stopped_early = self._patience_ended(self.iteration)
         return self.iteration
+
+    def _read(self, model: keras.Model) -> tuple[int, dict[str, Any]]:
+        """Reads the newest checkpoint, and sees to it that the best model is there."""
+        iteration, state = self.store.read(model)
+        if not state or not state["best_iteration"]:
+            return iteration, state
+        if self.best_path.is_file():
+            # To go on for hours beside a file that nobody can load would be a pity.
+            read_label(self.best_path)
+            return iteration, state
+        warnings.warn(
+            f"{self.best_path} is gone; the model of the next validation takes its "
+            "place as the best.",
+            stacklevel=3,
+        )
+        anew = {"best": None, "best_iteration": 0, "waits_from": iteration}
+        return iteration, state | anew
 
     def save(self) -> None:
         """Writes a checkpoint of the present iteration, unless there is one.
@@ -114,9 +139,10 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved = self.iteration
         if not is_chief(self.model.distribute_strategy):
             return
-        state = {
+        state = self.facts | {
             "best": _finite_or_none(self.best),
             "best_iteration": self.best_iteration,
+            "waits_from": self._waits_from,
             "first": _finite_or_none(self._first),
             "progress": progress,
         }
@@ -126,6 +152,11 @@ class Checkpoints(keras.callbacks.Callback):
     def saved_iteration(self) -> int:
         """Training steps done in the newest checkpoint; 0 if there is none."""
         return self._saved
+
+    @property
+    def is_best_lost(self) -> bool:
+        """Whether best.keras was removed, and no validation has written it since."""
+        return self._waits_from > 0 and not self.best_iteration
 
     @property
     def is_epoch_done(self) -> bool:
@@ -166,9 +197,12 @@ class Checkpoints(keras.callbacks.Callback):
         is_best = is_finite and value < self.best
         if is_best:
             self.best = value
-            self.best_iteration = self.iteration
+            self.best_iteration = self._waits_from = self.iteration
             if is_chief(self.model.distribute_strategy):
-                replace_file(self.best_path, self.model.save, size_in_bytes(self.model))
+                label = {"iteration": self.iteration, self.monitor: float(value)}
+                label |= self.facts
+                size = size_in_bytes(self.model)
+                save_best(self.model, self.best_path, label, size)
         self._save(self.best_path if is_best else None)
         self._check_divergence(value)
         if self._patience_ended(self.iteration):
@@ -176,7 +210,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _patience_ended(self, iteration: int) -> bool:
-        waited = iteration - self.best_iteration
+        waited = iteration - self._waits_from
         return self.patience > 0 and waited >= self.patience
 
     def _check_divergence(self, value: float) -> None:

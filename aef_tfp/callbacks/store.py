@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from aef_tfp.files import CannotWrite, check_room, flush_to_disk
+from aef_tfp.saved import checkpoint_paths, read_checkpoint_state
 
 __all__ = ["CheckpointStore", "size_in_bytes"]
 
@@ -113,7 +113,7 @@ class CheckpointStore:
         for iteration, path in found:
             damage = _damage(path)
             if not damage:
-                model.load_weights(path / _WEIGHTS)
+                _load(model, path / _WEIGHTS)
                 return iteration, json.loads((path / _STATE).read_text())
             warnings.warn(
                 f"The checkpoint {path} is damaged ({damage}) and passed over.",
@@ -127,12 +127,10 @@ class CheckpointStore:
         return 0, {}
 
     def newest_state(self) -> tuple[int, dict[str, Any]]:
-        """Returns the newest steps and state without loading weights; 0 and {}."""
+        """Returns steps and state of the newest whole one; 0 and {} if none is."""
         for iteration, path in self.existing()[::-1]:
-            try:
-                return iteration, json.loads((path / _STATE).read_text())
-            except (OSError, ValueError):
-                continue
+            if not _damage(path):
+                return iteration, read_checkpoint_state(path)
         return 0, {}
 
     def newest_path(self) -> Path | None:
@@ -142,14 +140,19 @@ class CheckpointStore:
 
     def existing(self) -> list[tuple[int, Path]]:
         """Returns (iteration, directory) of all checkpoints, oldest first."""
-        found = []
-        for path in self.directory.glob("iteration-*"):
-            if match := re.fullmatch(r"iteration-(\d+)", path.name):
-                found.append((int(match.group(1)), path))
-        return sorted(found)
+        return checkpoint_paths(self.directory)
 
     def _path(self, iteration: int) -> Path:
         return self.directory / f"iteration-{iteration:08d}"
+
+
+def _load(model: keras.Model, path: Path) -> None:
+    try:
+        model.load_weights(path)
+    except ValueError as error:
+        # The file is whole, so that it is of another model.
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(f"{path} does not fit the model: {reason}.") from None
 
 
 def size_in_bytes(model: keras.Model) -> int:

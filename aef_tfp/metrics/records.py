@@ -1,17 +1,12 @@
 """Numbers with everything that says what they are, in files and in tables."""
 
-import dataclasses
-import functools
-import importlib.metadata
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aef_tfp.files import replace_text
+from aef_tfp.records import Record, append_records, library_versions, read_records
 
 __all__ = [
     "Record",
@@ -22,51 +17,6 @@ __all__ = [
     "records_of_means",
     "summary",
 ]
-
-_PACKAGES = ("aef_tfp", "tensorflow", "keras", "tensorflow-probability", "numpy")
-
-
-@functools.cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    return tuple((name, importlib.metadata.version(name)) for name in _PACKAGES)
-
-
-def library_versions() -> dict[str, str]:
-    """Returns the versions of the libraries that a number depends on."""
-    return dict(_versions())
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One number of metrics.json, and what it is.
-
-    Args:
-        name: What is estimated, e.g. `marginal_bits_per_dim`.
-        value: The number: a mean over images, or a distance between two sets.
-        standard_error: Of the value; None where there is none.
-        estimator: How it was estimated, in words.
-        split: The images: `train`, `validation` or `test`.
-        num_images: How many of them.
-        num_samples: Importance samples per image and repeat, K; None without any.
-        num_repeats: Repeats pooled inside the logarithm, R.
-        proposal: `encoder` or `laplace`; None without importance sampling.
-        seed: Seed of the noise.
-        iteration: Training iterations behind the model; None if unknown.
-        versions: Versions of the libraries.
-    """
-
-    name: str
-    value: float
-    standard_error: float | None
-    estimator: str
-    split: str
-    num_images: int
-    num_samples: int | None = None
-    num_repeats: int | None = None
-    proposal: str | None = None
-    seed: int = 0
-    iteration: int | None = None
-    versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
 
 
 def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Record]:
@@ -104,35 +54,6 @@ def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Rec
             )
         )
     return records
-
-
-def read_records(run_dir: Path) -> list[Record]:
-    """Reads the records of a run, oldest first; none if it has no metrics.json.
-
-    Raises:
-        ValueError: If metrics.json is no list of records.
-    """
-    path = run_dir / "metrics.json"
-    if not path.is_file():
-        return []
-    known = {field.name for field in dataclasses.fields(Record)}
-    try:
-        return [
-            Record(**{key: value for key, value in entry.items() if key in known})
-            for entry in json.loads(path.read_text())
-        ]
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no list of records ({error}); move it away and evaluate again."
-        ) from None
-
-
-def append_records(run_dir: Path, records: Sequence[Record]) -> None:
-    """Appends records to a run's metrics.json; the file is replaced in one step."""
-    entries = [
-        dataclasses.asdict(record) for record in [*read_records(run_dir), *records]
-    ]
-    replace_text(run_dir / "metrics.json", json.dumps(entries, indent=2) + "\n")
 
 
 def summary(records: Sequence[Record]) -> str:

@@ -17,6 +17,7 @@ from aef_tfp.paper.reproduction import (
     commands,
     count_weights,
     plan,
+    unread,
 )
 from aef_tfp.paper.tables import (
     exhibit_list,
@@ -39,5 +40,6 @@ __all__ = [
     "plan",
     "result_table",
     "run_name",
+    "unread",
     "weight_table",
 ]

@@ -209,6 +209,9 @@ def _experiment(
     if "noise_std" in settings:
         variant = f"noise {settings['noise_std']:g}"
         settings |= _DENOISING
+        if model == "autoencoder":
+            # It has no deviations.
+            del settings["decoder_scale"]
     config = RunConfig.of(preset, **settings)
     # The captions: five runs on MNIST-like data, else two.
     num_runs = 5 if dataset in _MNIST_LIKE else 2

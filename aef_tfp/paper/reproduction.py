@@ -1,11 +1,10 @@
 """Repeats the paper's runs: what each directory holds, and what is left to do."""
 
 import dataclasses
-import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,10 @@ from aef_tfp.paper.exhibits import (
     Experiment,
     run_name,
 )
+from aef_tfp.records import read_records
+from aef_tfp.saved import checkpoint_paths, read_checkpoint_state, read_label
 from aef_tfp.terminal import import_quietly
+from aef_tfp.unread import not_downloaded, unread_by_evaluation, unread_by_run
 
 __all__ = [
     "Run",
@@ -27,6 +29,7 @@ __all__ = [
     "commands",
     "count_weights",
     "plan",
+    "unread",
 ]
 
 
@@ -66,6 +69,10 @@ class Run:
             return self
         found = RunConfig.from_run(self.run_dir)
         asked = dataclasses.replace(self.config, iterations=found.iterations)
+        # What nothing reads tells no runs apart, and stays as it is.
+        unread = unread_by_run(found, _changes(asked, found))
+        kept = {name: getattr(found, name) for name in unread}
+        asked = dataclasses.replace(asked, **kept)
         if changes := _changes(asked, found):
             raise ValueError(
                 f"{self.run_dir} holds a run with other settings: its "
@@ -76,15 +83,14 @@ class Run:
         iteration, best = _newest_checkpoint(self.run_dir)
         # Never fewer than there are: config.json would say less than was trained.
         total = max(self.config.iterations, iteration)
-        metrics = self.run_dir / "metrics.json"
         return dataclasses.replace(
             self,
-            config=dataclasses.replace(self.config, iterations=total),
+            config=dataclasses.replace(asked, iterations=total),
             has_started=True,
             iteration=iteration,
             best_iteration=best,
             ended_early=0 < found.patience <= iteration - best,
-            records=json.loads(metrics.read_text()) if metrics.is_file() else (),
+            records=_records(self.run_dir),
         )
 
     @property
@@ -231,7 +237,8 @@ def commands(
     if run.is_trained and run.is_measured:
         yield f"# {run.run_dir}: done"
         return
-    files = {"data_dir": data_dir, "download": download}
+    dataset = run.config.dataset
+    files = {"data_dir": data_dir, "download": download and not not_downloaded(dataset)}
     shared = _options({k: v for k, v in files.items() if v not in (None, False)})
     if not run.is_trained:
         if run.has_started:
@@ -243,6 +250,9 @@ def commands(
             options = [preset, *_options(changes[preset]), f"--run-dir={run.run_dir}"]
         yield shlex.join(["python", "trainers/run.py", *options, *shared])
     changed = _changes(EvaluationConfig(), run.evaluation)
+    for name in unread_by_evaluation(run.evaluation, run.config, tuple(changed)):
+        # Of the other rows; evaluate.py would refuse it.
+        del changed[name]
     options = [str(run.run_dir), *_options(changed)]
     yield shlex.join(["python", "trainers/evaluate.py", *options, *shared])
 
@@ -252,6 +262,31 @@ def count_weights(config: RunConfig) -> int:
     training = import_quietly("aef_tfp.training")
     model = training.build_model(config, dataset_info(config.dataset))
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+def unread(
+    experiments: Sequence[Experiment], asked: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, str]:
+    """Returns the options that none of the rows would read.
+
+    Args:
+        experiments: The rows.
+        asked: The options' values: fields of `EvaluationConfig`, and others.
+        names: The options that were named.
+
+    Returns:
+        Why, by the names of those that nothing reads.
+    """
+    fields = {field.name for field in dataclasses.fields(EvaluationConfig)}
+    config = EvaluationConfig(**{k: v for k, v in asked.items() if k in fields})
+    names = tuple(names)
+    rows = [unread_by_evaluation(config, row.config, names) for row in experiments]
+    found = {name: why for name, why in rows[0].items() if all(name in r for r in rows)}
+    if "paper_estimator" in names and not any(
+        r.has_paper_estimate for r in experiments
+    ):
+        found["paper_estimator"] = "no row is the BPD of an aef-linear"
+    return found
 
 
 def _seeds(experiment: Experiment, asked: str) -> tuple[int, ...]:
@@ -268,14 +303,20 @@ def _seeds(experiment: Experiment, asked: str) -> tuple[int, ...]:
 
 
 def _newest_checkpoint(run_dir: Path) -> tuple[int, int]:
-    """Returns its iteration, and that of the best model by then; 0 if there is none."""
-    directories = (run_dir / "checkpoints").glob("iteration-*")
-    found = {int(path.name.removeprefix("iteration-")): path for path in directories}
+    """Returns its iteration, and that of the best model; 0 if there is none."""
+    found = checkpoint_paths(run_dir / "checkpoints")
     if not found:
         return 0, 0
-    newest = max(found)
-    state = json.loads((found[newest] / "state.json").read_text())
-    return newest, state["best_iteration"]
+    newest, path = found[-1]
+    best = run_dir / "best.keras"
+    label = read_label(best) if best.is_file() else {}
+    # What its own file says of it cannot lag behind.
+    iteration = label.get("iteration") or read_checkpoint_state(path)["best_iteration"]
+    return newest, iteration
+
+
+def _records(run_dir: Path) -> tuple[dict[str, Any], ...]:
+    return tuple(dataclasses.asdict(record) for record in read_records(run_dir))
 
 
 def _is_on_test(record: dict[str, Any]) -> bool:

@@ -1,0 +1,111 @@
+"""The numbers of a run in its metrics.json, with everything that says what they are.
+
+This module imports no TensorFlow: command lines answer at once.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aef_tfp.files import locked, replace_text
+from aef_tfp.saved import DamagedFile, read_fields, read_json
+
+__all__ = ["Record", "append_records", "library_versions", "read_records"]
+
+_PACKAGES = ("aef_tfp", "tensorflow", "keras", "tensorflow-probability", "numpy")
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, importlib.metadata.version(name)) for name in _PACKAGES)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that a number depends on."""
+    return dict(_versions())
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One number of metrics.json, and what it is.
+
+    Args:
+        name: What is estimated, e.g. `marginal_bits_per_dim`.
+        value: The number: a mean over images, or a distance between two sets.
+        standard_error: Of the value; None where there is none.
+        estimator: How it was estimated, in words.
+        split: The images: `train`, `validation` or `test`.
+        num_images: How many of them.
+        num_samples: Importance samples per image and repeat, K; None without any.
+        num_repeats: Repeats pooled inside the logarithm, R.
+        proposal: `encoder` or `laplace`; None without importance sampling.
+        seed: Seed of the noise.
+        iteration: Training iterations behind the model; None if unknown.
+        versions: Versions of the libraries.
+    """
+
+    name: str
+    value: float
+    standard_error: float | None
+    estimator: str
+    split: str
+    num_images: int
+    num_samples: int | None = None
+    num_repeats: int | None = None
+    proposal: str | None = None
+    seed: int = 0
+    iteration: int | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+
+
+def read_records(run_dir: Path) -> list[Record]:
+    """Reads the records of a run, oldest first; none if it has no metrics.json.
+
+    Raises:
+        DamagedFile: If metrics.json is no list of records.
+    """
+    return [record for _, record in _read(run_dir)]
+
+
+def _read(run_dir: Path) -> list[tuple[dict[str, Any], Record]]:
+    """What the file holds of each number, and what this version knows of it."""
+    path = run_dir / "metrics.json"
+    if not path.exists():
+        return []
+    advice = "move it away and evaluate again"
+    what = "list of records"
+    entries = read_json(path, advice, what)
+    if not isinstance(entries, list):
+        raise DamagedFile(path, f"is no {what}", advice)
+    known = {field.name for field in dataclasses.fields(Record)}
+    found = []
+    for entry in entries:
+        ours = entry
+        if isinstance(entry, dict):
+            # Other versions may know more of a number.
+            ours = {key: value for key, value in entry.items() if key in known}
+        options: dict[str, Any] = {"required": False, "what": what}
+        found.append((entry, read_fields(Record, ours, path, advice, **options)))
+    return found
+
+
+def append_records(run_dir: Path, records: Sequence[Record]) -> None:
+    """Appends records to a run's metrics.json; the file is replaced in one step.
+
+    Of several processes that do it at once, none loses the records of another.
+
+    Raises:
+        DamagedFile: If metrics.json is no list of records.
+        CannotWrite: If it cannot be written.
+        BlockingIOError: If another process has been writing it for a minute.
+    """
+    options: dict[str, Any] = {"doing": "writing metrics.json of", "wait_seconds": 60.0}
+    with locked(run_dir, ".metrics.lock", **options):
+        entries = [entry for entry, _ in _read(run_dir)]
+        entries += [dataclasses.asdict(record) for record in records]
+        text = json.dumps(entries, indent=2) + "\n"
+        replace_text(run_dir / "metrics.json", text)

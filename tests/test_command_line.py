@@ -1,0 +1,402 @@
+"""Command lines: every word is read, or refused in one line; none needs TensorFlow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig, get_preset
+from aef_tfp.unread import unread_by_evaluation, unread_by_run
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "trainers"))
+import evaluate  # noqa: E402
+import export  # noqa: E402
+import launch  # noqa: E402
+import reproduce  # noqa: E402
+import run  # noqa: E402
+
+SCRIPTS = {
+    "run": run,
+    "evaluate": evaluate,
+    "export": export,
+    "launch": launch,
+    "reproduce": reproduce,
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(monkeypatch, tmp_path):
+    """A run, an evaluation or a worker that starts is an error of its own."""
+
+    def fail(*args, **kwargs):
+        raise AssertionError("it was not refused")
+
+    for script in SCRIPTS.values():
+        if hasattr(script, "import_quietly"):
+            monkeypatch.setattr(script, "import_quietly", fail)
+    monkeypatch.setattr(launch, "_start", fail)
+    monkeypatch.setattr(reproduce.paper, "bring_up_to_date", fail)
+    monkeypatch.setattr(reproduce.paper, "count_weights", fail)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(script, argv, capsys):
+    """The one line that a command line is refused with."""
+    assert SCRIPTS[script].main(argv) in (1, 2)
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    return printed.err
+
+
+def run_of(directory, **settings):
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(RunConfig(**settings).to_json())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["mnsit-aef"], "its data set 'mnsit' is not one of"),
+        (["--seed", "3", "mnsit-aef"], "Unknown preset 'mnsit-aef'"),
+        (["--download", "mnist-aef-linear-33"], "Unknown preset 'mnist-aef-linear-33'"),
+        (["--jit-compile", "digits-aef"], "Unknown preset 'digits-aef'; close"),
+        (["--seed=3", "--", "mnsit-aef"], "Unknown preset 'mnsit-aef'"),
+        (["--no-jit-compile", "no"], "Unknown preset 'no'"),
+        # Not the value of an option, although it is a preset.
+        (["--run-dir", "digits-vae-8", "digits-vae"], "Unknown preset 'digits-vae';"),
+        (["npz"], "close to it: npz-"),
+        (["digits-vae-8", "mnist-vae-8"], "unrecognized options: mnist-vae-8"),
+        (["--jit-compile=3"], "--jit-compile takes no value, got '3'"),
+        (["--download=no"], "--download takes no value, got 'no'"),
+        (["--seed"], "missing value for argument '--seed'"),
+        (["--seed", "--model", "vae"], "missing value for argument '--seed'"),
+        (["--resume"], "missing value for argument '--resume'"),
+        (["--resume="], "--resume has no value"),
+        (["--resume", ""], "got an empty argument after --resume"),
+        (["--run-dir", " "], "got an empty argument after --run-dir"),
+        (
+            ["--seed", "three"],
+            "--seed: invalid literal for int() with base 10: 'three'",
+        ),
+        (
+            ["--model", "gan"],
+            "invalid choice 'gan' for argument '--model'. Expected one",
+        ),
+        (["--sed", "3"], "unrecognized options: --sed, 3, did you mean --seed INT?"),
+        (["--list", "digits-vae-8"], "leave out digits-vae-8"),
+        (["--list", "--seed=3"], "leave out --seed"),
+    ],
+)
+def test_a_run_is_what_was_typed_or_nothing(argv, message, capsys, tmp_path):
+    assert message in refused("run", argv, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_may_come_after_options():
+    for argv in (["--seed", "5", "mnist-vae-8"], ["mnist-vae-8", "--seed=5"]):
+        command = run.read_command(argv)
+        assert command.arguments.config == RunConfig.of(
+            get_preset("mnist-vae-8"), seed=5
+        )
+        assert command.run_dir.name.startswith("mnist-vae-8-")
+    # The value of an option is no preset.
+    command = run.read_command(["--run-dir", "digits-vae-8"])
+    assert command.arguments.config == get_preset("digits-aef-center-8")
+    assert command.run_dir == Path("digits-vae-8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["digits-pixel-maf-4x256", "--latent-dim=8"], "--latent-dim (a pixel-maf has"),
+        (
+            ["digits-vae-8", "--model=pixel-maf", "--latent-dim=5"],
+            "--latent-dim (a pix",
+        ),
+        (["digits-pixel-maf-4x256", "--networks=conv"], "--networks (a pixel-maf has"),
+        (["digits-pixel-maf-4x256", "--mixed-precision"], "--mixed-precision (a pixel"),
+        (["digits-pixel-maf-4x256", "--core_flow", "maf"], "--core-flow (a pixel-maf"),
+        (["digits-autoencoder-8", "--prior-flow=none"], "--prior-flow (an autoencoder"),
+        (["digits-autoencoder-8", "--decoder-scale=fixed"], "--decoder-scale (an auto"),
+        (["digits-autoencoder-8", "--flow-layers=2"], "--flow-layers (an autoencoder"),
+        (
+            ["digits-vae-8", "--core-flow=none", "--prior-flow=none", "--flow-units=9"],
+            "--flow-units (both flows are none)",
+        ),
+        (["digits-vae-8", "--num-importance-samples=9"], "(it is for an iwae)"),
+        (
+            ["digits-aef-center-8", "--num-samples=9"],
+            "the likelihood of an aef-center is",
+        ),
+        (["digits-autoencoder-8", "--num-marginal-images=9"], "has no likelihood"),
+        (["digits-vae-8", "--denoising-target=clean"], "(without --noise-std no image"),
+        (
+            ["digits-vae-8", "--download"],
+            "--download (the digits come with an installed",
+        ),
+        (
+            ["folder-vae-8", "--download"],
+            "--download (the images of folder are your own",
+        ),
+        (["celebahq32-vae-64", "--download"], "--download (nothing can download celeb"),
+        (["digits-vae-8", "--no-rematerialize"], "residual networks, not conv ones"),
+        (["npz-vae-8", "--no-skip-unreadable"], "(it is for the data set folder)"),
+    ],
+)
+def test_an_option_that_a_run_would_not_read_is_refused(argv, message, capsys):
+    assert message in refused("run", argv, capsys)
+
+
+def test_every_option_is_read_by_some_run():
+    names = [*RunConfig.__dataclass_fields__, "download"]
+    runs = [
+        RunConfig.of(get_preset("mnist-iwae-8"), noise_std=0.5),
+        RunConfig(dataset="folder", networks="residual"),
+    ]
+    unread = [set(unread_by_run(config, names)) for config in runs]
+    assert not set.intersection(*unread)
+
+
+def test_no_preset_is_refused():
+    for name in PRESETS:
+        assert run.read_command([name]).arguments.config == get_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "argv", "message"),
+    [
+        ({}, ["--proposal=encoder"], "--proposal (the likelihood of an aef-center is"),
+        ({"model": "pixel-maf"}, ["--num-repeats=2"], "of a pixel-maf is exact"),
+        ({"model": "autoencoder"}, ["--num-samples=2"], "an autoencoder has no likeli"),
+        (
+            {"model": "vae"},
+            ["--inception-weights=w"],
+            "(it is for --frechet inception)",
+        ),
+        (
+            {"model": "vae"},
+            ["--frechet=classifier", "--inception-weights=w"],
+            "(it is for --frechet inception)",
+        ),
+        ({"model": "vae"}, ["--temperature=1"], "--temperature (without --frechet no"),
+        ({"model": "vae"}, ["--num-frechet-images=9"], "(without --frechet no samples"),
+        (
+            {"model": "autoencoder"},
+            ["--frechet=classifier", "--temperature=0.5"],
+            "--temperature (an autoencoder draws no samples)",
+        ),
+        ({}, ["--paper-estimator"], "--paper-estimator (the likelihood of an aef-cent"),
+        ({}, ["--download"], "--download (the digits come with"),
+        ({}, ["again"], "evaluate one run at a time, got 2"),
+        ({}, ["--compare", "--seed=3"], "leave out --seed"),
+        ({}, ["run", "--compare"], "run is named twice"),
+        ({}, ["--num-images"], "missing value for argument '--num-images'"),
+    ],
+)
+def test_an_option_that_an_evaluation_would_not_read_is_refused(
+    settings, argv, message, capsys
+):
+    run_of("run", **settings)
+    assert message in refused("evaluate", ["run", *argv], capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "missing"),
+        (["--compare"], "--compare compares runs, got none"),
+    ],
+)
+def test_an_evaluation_of_nothing_is_refused(argv, message, capsys):
+    if argv:
+        assert message in refused("evaluate", argv, capsys)
+    else:
+        assert "got 0" in refused("evaluate", argv, capsys)
+
+
+def test_every_option_is_read_by_some_evaluation():
+    names = [*EvaluationConfig.__dataclass_fields__, "download"]
+    config = EvaluationConfig(frechet="inception")
+    assert not unread_by_evaluation(
+        config, RunConfig(model="vae", dataset="mnist"), names
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--list", "--dataset=mnist"], "reads no --dataset"),
+        (["--table=1", "--list", "--seeds=2"], "--list reads no --seeds"),
+        (["--table=3", "--frechet=classifier"], "trains nothing, reads no --frechet"),
+        (["--table=4", "--dry-run", "--iterations=9"], "reads no --iterations"),
+        (
+            ["--table=1", "--inception-weights=w"],
+            "--inception-weights (it is for --frechet inception)",
+        ),
+        (
+            ["--figure=5", "--model=aef-center", "--num-samples=9"],
+            "--num-samples (the likelihood of an aef-center is exact)",
+        ),
+        (
+            ["--table=1", "--model=vae", "--paper-estimator"],
+            "--paper-estimator (no row is the BPD of an aef-linear)",
+        ),
+        (["--table=6", "--dataset=celebahq32", "--download"], "nothing can download"),
+        (["--table"], "missing value for argument '--table'"),
+        (["--table=1", "mnist"], "unrecognized options: mnist"),
+        (["--table=1", "--dry-run=yes"], "--dry-run takes no value, got 'yes'"),
+    ],
+)
+def test_an_option_that_a_reproduction_would_not_read_is_refused(argv, message, capsys):
+    assert message in refused("reproduce", argv, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--workers=2", "mnsit-aef"], "Unknown preset 'mnsit-aef'"),
+        (["--workers", "2", "--seed"], "missing value for argument '--seed'"),
+        (["--workers"], "missing value for argument '--workers'"),
+        (["--worker=2"], "unrecognized options: --worker=2"),
+        (["--strategy=none"], "With --strategy none each worker would train alone"),
+        (["--list"], "--list is for run.py"),
+        (["digits-pixel-maf-4x256", "--latent-dim=5"], "a pixel-maf has no latents"),
+        (["--resume=nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_the_launcher_says_once_what_is_wrong(argv, message, capsys):
+    assert message in refused("launch", argv, capsys)
+
+
+def test_the_launcher_replaces_no_cluster(capsys, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert "TF_CONFIG is set" in refused("launch", [], capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run"], "error: missing OUT; --help shows"),
+        ([], "error: missing RUN, OUT; --help shows"),
+        (["run", "out", "more"], "unrecognized options: more"),
+        (["run", "out", "--format=onnx"], "invalid choice 'onnx'"),
+        (["nowhere", "out"], "nowhere holds no run"),
+    ],
+)
+def test_an_export_is_what_was_typed(argv, message, capsys):
+    assert message in refused("export", argv, capsys)
+
+
+JUNK = b"\x89\x00\xff\xfe junk \x80"
+SPOILED = [
+    (b"", "is not valid JSON"),
+    (JUNK, "is not valid JSON"),
+    (b'{"seed": 3', "is not valid JSON"),
+    (b"[" * 100_000, "is not valid JSON"),
+    (b"3", "is no configuration: it holds 3"),
+    (b"null", "is no configuration: it holds None"),
+    (b"{}", "lacks fields "),
+    (b'{"colour": 1}', "has unknown fields colour"),
+    (b'{"latent_dim": "8"}', "has latent_dim = '8', which it cannot be"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), SPOILED)
+@pytest.mark.parametrize(
+    ("script", "argv"),
+    [
+        ("run", ["--resume=run"]),
+        ("launch", ["--resume=run"]),
+        ("evaluate", ["run"]),
+        ("export", ["run", "out"]),
+    ],
+)
+def test_a_spoiled_configuration_is_named(script, argv, data, message, capsys):
+    (run_of("run") / "config.json").write_bytes(data)
+    line = refused(script, argv, capsys)
+    assert "error: run/config.json " in line
+    assert message in line
+    assert line.endswith("Put back a copy of it.\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": -5}, "cannot be: iterations must be at least 1, got -5"),
+        ({"dataset": "svhn"}, "cannot be: there is no data set 'svhn'"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a positive number"),
+        ({"seed": True}, "has seed = True, which it cannot be"),
+        ({"seed": 2**40}, "seed must be at most"),
+    ],
+)
+def test_a_configuration_out_of_range_is_named(changes, message, capsys):
+    path = run_of("run") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    line = refused("evaluate", ["run"], capsys)
+    assert "run/config.json" in line
+    assert message in line
+
+
+def test_a_reproduction_names_spoiled_files_of_its_runs(capsys):
+    argv = ["--table=1", "--dataset=mnist", "--model=vae", "--latent-dim=2"]
+    name = "mnist-vae-2-seed3"
+    (row,) = reproduce.paper.EXHIBITS["table-1"].select(
+        dataset="mnist", model="vae", latent_dim=2
+    )
+    directory = Path("runs/reproduce") / name
+    checkpoint = directory / "checkpoints" / "iteration-00000007"
+    checkpoint.mkdir(parents=True)
+    (directory / "checkpoints" / "iteration-old").mkdir()
+    state = checkpoint / "state.json"
+    for path, data, message in (
+        (directory / "config.json", b"{", "config.json is not valid JSON"),
+        (state, JUNK, "state.json is not valid JSON"),
+        (state, b"[3]", "state.json is no state of a run"),
+        (directory / "best.keras", b"PK", "best.keras is no whole model file"),
+        (directory / "metrics.json", b"{}", "metrics.json is no list of records"),
+        (directory / "metrics.json", JUNK, "metrics.json is no list of records"),
+    ):
+        (directory / "config.json").write_text(row.config.to_json())
+        state.write_text('{"best_iteration": 7}')
+        path.write_bytes(data)
+        line = refused("reproduce", argv, capsys)
+        assert message in line
+        assert name in line
+        path.unlink()
+
+
+def test_refusals_do_not_start_tensorflow():
+    script = (
+        "import sys; sys.path.insert(0, 'trainers')\n"
+        "import run, evaluate, launch, export, reproduce\n"
+        "assert run.main(['--seed', '3', 'mnsit-aef']) == 1\n"
+        "assert run.main(['--seed']) == 2\n"
+        "assert run.main(['digits-pixel-maf-4x256', '--latent-dim=5']) == 1\n"
+        "assert evaluate.main(['x', '--inception-weights=w']) == 1\n"
+        "assert evaluate.main(['--compare', 'x', 'x']) == 1\n"
+        "assert launch.main(['mnsit-aef']) == 1\n"
+        "assert export.main(['nowhere', 'out']) == 1\n"
+        "assert reproduce.main(['--table=3', '--seeds=2']) == 1\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_terminal_gets_the_status_of_other_parsers():
+    command = [sys.executable, "trainers/run.py", "--seed"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: missing value for argument '--seed'. Expected 1 values; --help shows "
+        "all options.\n"
+    )
