@@ -94,6 +94,7 @@ def evaluate_run(
             "and train anew."
         )
     facts: dict[str, Any] = {
+        "dataset": run.dataset,
         "split": config.split,
         "seed": config.seed,
         "iteration": best.iteration,
@@ -364,6 +365,7 @@ def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:
 
 def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
     levels = model.events.num_levels
+    facts = {**facts, "num_levels": levels}
     split: Split = getattr(splits, config.split)
     real = metrics.as_levels(split.images[: config.num_frechet_images], levels)
     count = config.num_frechet_images
@@ -375,6 +377,7 @@ def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
         real,
         metrics.as_levels(samples, levels),
         what=f"samples at temperature {config.temperature:g}",
+        temperature=config.temperature,
         progress=bar,
         **facts,
     )

@@ -5,6 +5,7 @@ This module imports no TensorFlow: command lines answer at once.
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,13 @@ from typing import Any
 from aef_tfp.files import locked, replace_text
 from aef_tfp.saved import DamagedFile, read_fields, read_json
 
-__all__ = ["Record", "append_records", "library_versions", "read_records"]
+__all__ = [
+    "Record",
+    "append_records",
+    "digest_of",
+    "library_versions",
+    "read_records",
+]
 
 _PACKAGES = ("aef_tfp", "tensorflow", "keras", "tensorflow-probability", "numpy")
 
@@ -43,6 +50,13 @@ class Record:
         num_samples: Importance samples per image and repeat, K; None without any.
         num_repeats: Repeats pooled inside the logarithm, R.
         proposal: `encoder` or `laplace`; None without importance sampling.
+        detail: What more there is to say of this number alone, e.g. the proposal's
+            scale; numbers with other details can be compared.
+        dataset: Name of the data set; None if unknown.
+        num_levels: Values that a pixel can take; None if unknown or continuous.
+        images: Which images they are, by their digest; None if unknown.
+        temperature: Of samples that were judged.
+        features: Name of the features that judged them.
         seed: Seed of the noise.
         iteration: Training iterations behind the model; None if unknown.
         versions: Versions of the libraries.
@@ -57,9 +71,26 @@ class Record:
     num_samples: int | None = None
     num_repeats: int | None = None
     proposal: str | None = None
+    detail: str = ""
+    dataset: str | None = None
+    num_levels: int | None = None
+    images: str | None = None
+    temperature: float | None = None
+    features: str | None = None
     seed: int = 0
     iteration: int | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+
+
+def digest_of(images: Any) -> str:
+    """Returns eight hexadecimal digits that say which images these are.
+
+    Args:
+        images: NumPy array `[n, ...]`.
+    """
+    sha = hashlib.sha256(f"{images.dtype.str}{images.shape}".encode())
+    sha.update(images.tobytes())
+    return sha.hexdigest()[:8]
 
 
 def read_records(run_dir: Path) -> list[Record]:

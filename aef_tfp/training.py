@@ -302,6 +302,7 @@ def _evaluate(
     records: list[Record] = []
     images = splits.test.images
     facts: dict[str, Any] = {
+        "dataset": config.dataset,
         "split": "test",
         "seed": config.seed,
         "iteration": best.iteration,

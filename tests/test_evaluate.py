@@ -131,10 +131,7 @@ def test_laplace_and_the_papers_estimator(trained, data_dir):
     assert evaluate.main(argv) == 0
     new = {entry["name"]: entry for entry in read(run_dir)[-7:]}
     assert new["marginal_log_prob"]["proposal"] == "laplace"
-    assert (
-        "laplace proposal of scale 1 (default)"
-        in (new["marginal_log_prob"]["estimator"])
-    )
+    assert "scale of the proposal 1 (default)" in new["marginal_log_prob"]["detail"]
     paper = new["paper_without_log_k_log_prob"]["value"]
     # One repeat: exactly log K above.
     expected = new["marginal_log_prob"]["value"] + np.log(8)
@@ -311,6 +308,8 @@ def record(**changes):
         "num_repeats": 20,
         "proposal": "laplace",
         "iteration": 2000,
+        "dataset": "mnist",
+        "images": "0123abcd",
     }
     return Record(**{**fields, **changes})
 
@@ -330,6 +329,54 @@ def test_a_comparison_keeps_unlike_numbers_apart():
     row = rows["marginal_bits_per_dim, encoder (test, 1000 images, K = 128 x 20)"]
     assert row.split()[-5:] == ["20)", "-", "1.5000", "+-", "0.2500"]
     assert "1,000, 2,000" in rows["iterations"]
+
+
+@pytest.mark.parametrize(
+    ("fact", "values", "title"),
+    [
+        ("dataset", ("mnist", "kmnist"), "data"),
+        ("num_levels", (17, 256), "levels"),
+        ("images", ("0123abcd", "4567abcd"), "set"),
+        ("temperature", (1.0, 0.85), "temperature"),
+        ("features", ("classifier one", "classifier two"), "features"),
+        ("estimator", ("importance sampling", "two samples"), "estimator"),
+        ("num_samples", (128, 64), None),
+        ("proposal", ("laplace", "encoder"), None),
+        ("split", ("test", "validation"), None),
+    ],
+)
+def test_what_differs_is_a_row_and_a_column_of_its_own(fact, values, title):
+    first, second = (record(**{fact: value}) for value in values)
+    lines = metrics.comparison({"a": [first], "b": [second]}).splitlines()
+    assert len(lines) == 4  # titles, two rows, iterations
+    assert (title is None) or title in lines[0].split()
+    for line, value in zip(lines[1:3], values, strict=True):
+        assert str(value) in line
+        assert line.count("1.5000 +- 0.2500") == 1
+    # Equal numbers share a row, and need no column.
+    together = metrics.comparison({"a": [first], "b": [first]}).splitlines()
+    assert len(together) == 3
+    assert title is None or title not in together[0].split()
+
+
+def test_images_that_nobody_knows_are_not_the_same():
+    old = record(images=None, estimator="laplace proposal of scale 1 (default), noise")
+    lines = metrics.comparison({"a": [old], "b": [old]}).splitlines()
+    assert len(lines) == 4
+    # A run's own older numbers are replaced, whatever their proposals' scales.
+    newer = record(
+        images=None, value=2.0, estimator="laplace proposal of scale 0.7 (tuned), noise"
+    )
+    [_, row, _] = metrics.comparison({"a": [old, newer]}).splitlines()
+    assert row.endswith("2.0000 +- 0.2500")
+
+
+def test_a_digest_tells_images_apart(rng):
+    images = rng.integers(0, 17, (4, 2, 2, 1)).astype(np.uint8)
+    assert metrics.digest_of(images) == metrics.digest_of(images.copy())
+    assert metrics.digest_of(images) != metrics.digest_of(images[::-1])
+    assert metrics.digest_of(images) != metrics.digest_of(images.astype(np.int32))
+    assert metrics.digest_of(images) != metrics.digest_of(images.reshape(4, 4, 1, 1))
 
 
 def test_a_summary_says_unit_images_and_samples():

@@ -347,15 +347,13 @@ def test_a_loose_estimate_says_so_in_its_line(linear):
     arguments = {"split": "test", "num_samples": 50}
     wide = likelihood.marginal_records(model, x, proposal_scale=1e4, **arguments)
     for record in wide:
-        assert "LOOSE: for half of the images an effective sample size" in (
-            record.estimator
-        )
-        assert record.estimator.endswith("--proposal laplace is tighter")
+        assert "LOOSE: for half of the images an effective sample size" in record.detail
+        assert record.detail.endswith("--proposal laplace is tighter")
     fitted = likelihood.marginal_records(model, x, proposal="laplace", **arguments)
-    assert not any("LOOSE" in record.estimator for record in fitted)
+    assert not any("LOOSE" in record.detail for record in fitted)
     single = {**arguments, "num_samples": 1}
     [first, *_] = likelihood.marginal_records(model, x, proposal_scale=1e4, **single)
-    assert "LOOSE" not in first.estimator
+    assert "LOOSE" not in first.detail
 
 
 @pytest.mark.parametrize(

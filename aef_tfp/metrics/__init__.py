@@ -25,6 +25,7 @@ from aef_tfp.metrics.records import (
     Record,
     append_records,
     comparison,
+    digest_of,
     read_records,
     summary,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "bits_per_dim",
     "comparison",
     "denoising_records",
+    "digest_of",
     "distance_records",
     "exact_records",
     "extract_features",

@@ -13,7 +13,7 @@ from aef_tfp.metrics.frechet import (
     kernel_distance,
 )
 from aef_tfp.metrics.inception import GRAPH_SHA256
-from aef_tfp.metrics.records import Record, records_of_means
+from aef_tfp.metrics.records import Record, digest_of, records_of_means
 
 __all__ = ["as_levels", "denoising_records", "distance_records"]
 
@@ -87,13 +87,20 @@ def distance_records(
     frechet = frechet_distance(
         FeatureStatistics.of(reference), FeatureStatistics.of(others)
     )
-    facts = {"split": split, "num_images": len(others), "seed": seed, **facts}
+    facts = {
+        "split": split,
+        "num_images": len(others),
+        "images": digest_of(np.asarray(images)),
+        "features": name,
+        "seed": seed,
+        **facts,
+    }
     return [
         Record(
             name=f"{prefix}frechet_{kind}_distance",
             value=frechet,
             standard_error=None,
-            estimator=f"{_title(feature_model, kind)}, {sets}, {name}",
+            estimator=f"{_title(feature_model, kind)}, {sets}",
             **facts,
         ),
         Record(
@@ -103,7 +110,7 @@ def distance_records(
             estimator=(
                 f"kernel distance (KID) in {kind} features, mean over "
                 f"{kernel.num_subsets} subsets of {kernel.subset_size}, standard error "
-                f"by the jackknife over images, {sets}, {name}"
+                f"by the jackknife over images, {sets}"
             ),
             **facts,
         ),
@@ -142,9 +149,10 @@ def denoising_records(
     if noise_std:
         of = (
             "of denoised and clean images, noise of deviation "
-            f"{noise_std:g}, clipped to [0, 1]"
+            f"{noise_std:g}, kept in [0, 1]"
         )
     clean, denoised = (np.asarray(x) for x in (clean, denoised))
+    facts = {"images": digest_of(clean), **facts}
     flat = [x.reshape(len(x), -1) for x in (clean, denoised)]
     errors = {"reconstruction_error": feature_error(*flat)}
     records = records_of_means(
@@ -160,10 +168,8 @@ def denoising_records(
     ]
     return records + records_of_means(
         {f"{kind}_feature_error": feature_error(*features)},
-        estimator=(
-            f"mean squared error of {kind} features {of}, "
-            f"{feature_model_name(feature_model)}"
-        ),
+        estimator=f"mean squared error of {kind} features {of}",
+        features=feature_model_name(feature_model),
         **facts,
     )
 

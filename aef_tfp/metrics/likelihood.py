@@ -7,7 +7,7 @@ import numpy as np
 import scipy.optimize
 
 from aef_tfp.metrics.checks import check_finite
-from aef_tfp.metrics.records import Record, records_of_means
+from aef_tfp.metrics.records import Record, digest_of, records_of_means
 from aef_tfp.models import ExactModel, ExpandedAEF, WholeEventModel
 
 __all__ = [
@@ -78,6 +78,7 @@ def exact_records(
     log_prob = _in_batches(model.log_prob, images, batch_size, seed, progress)
     return _log_prob_records(
         model,
+        images,
         "",
         log_prob,
         estimator=f"exact log-likelihood, {_DEQUANTIZED}",
@@ -116,6 +117,7 @@ def objective_records(
     values = _in_batches(function, images, batch_size, seed, progress)
     return _log_prob_records(
         model,
+        images,
         prefix,
         values,
         estimator=f"{estimator}, {_DEQUANTIZED}",
@@ -191,17 +193,19 @@ def marginal_records(
         "proposal": proposal,
         **facts,
     }
-    estimator = (
-        f"importance sampling with - log K, {proposal} proposal of scale {scale:.3g} "
-        f"({how}), {_DEQUANTIZED}"
-    )
+    estimator = f"importance sampling with - log K, {proposal} proposal, {_DEQUANTIZED}"
     sizes = np.concatenate([part.effective_sample_size for part in estimates])
-    estimator += _looseness(sizes, num_samples * num_repeats, proposal)
+    facts["detail"] = f"scale of the proposal {scale:.3g} ({how})" + _looseness(
+        sizes, num_samples * num_repeats, proposal
+    )
     records = _log_prob_records(
-        model, "marginal_", log_prob, estimator=estimator, **facts
+        model, images, "marginal_", log_prob, estimator=estimator, **facts
     )
     records += records_of_means(
-        {"marginal_effective_sample_size": sizes}, estimator=estimator, **facts
+        {"marginal_effective_sample_size": sizes},
+        estimator=estimator,
+        **_facts_of(model, images),
+        **facts,
     )
     if paper_estimator:
         values = np.concatenate(
@@ -209,12 +213,13 @@ def marginal_records(
         )
         records += _log_prob_records(
             model,
+            images,
             "paper_without_log_k_",
             values,
             estimator=(
                 "as in the paper's code for its linear model: without - log K (too "
                 f"high by {np.log(num_samples):.2f} nats), repeats averaged outside "
-                f"the logarithm, {proposal} proposal of scale {scale:.3g}"
+                f"the logarithm, {proposal} proposal"
             ),
             **facts,
         )
@@ -299,12 +304,18 @@ def tune_proposal_scale(
     return scale
 
 
-def _log_prob_records(model, prefix, log_prob, **facts) -> list[Record]:
+def _facts_of(model: Any, images: Any) -> dict[str, Any]:
+    images = np.asarray(images)
+    return {"num_levels": model.events.num_levels, "images": digest_of(images)}
+
+
+def _log_prob_records(model, images, prefix, log_prob, **facts) -> list[Record]:
     return records_of_means(
         {
             f"{prefix}log_prob": log_prob,
             f"{prefix}bits_per_dim": model.bits_per_dim(log_prob),
         },
+        **_facts_of(model, images),
         **facts,
     )
 
