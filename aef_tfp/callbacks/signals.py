@@ -14,6 +14,11 @@ __all__ = ["RunInterrupted", "StopOnSignal"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+# For the handler, and for what it ends.
+_GRACE_SECONDS = 3.0
+
+_SAVING = b"\nSaving after this step; Ctrl-C once more stops at once.\n"
+
 
 class RunInterrupted(KeyboardInterrupt):
     """A run was asked to stop, and has saved what it needs to go on.
@@ -35,7 +40,12 @@ class StopOnSignal(keras.callbacks.Callback):
     """Saves and stops after the present step on SIGINT (Ctrl-C) or SIGTERM.
 
     A context manager: signals are caught inside the `with` only. A second SIGINT stops
-    at once, without saving. If one of several workers is asked, all of them stop.
+    at once, without saving, and so does the first one if there is nothing to save yet.
+    If one of several workers is asked, all of them stop.
+
+    Python hands a signal to its handler when the running operation is done; compiling a
+    step is one of half a minute. A thread hears of it at once, and ends the process
+    if the handler was not reached in time.
 
     Args:
         checkpoints: The callback that saves; it comes before this one.
@@ -52,6 +62,9 @@ class StopOnSignal(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints = checkpoints
         self._received: int | None = None
+        self._is_over = threading.Event()
+        self._pipe: tuple[int, int] | None = None
+        self._former_fd = -1
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
@@ -59,20 +72,49 @@ class StopOnSignal(keras.callbacks.Callback):
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._former[number] = signal.signal(number, self._receive)
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._former_fd = signal.set_wakeup_fd(
+                self._pipe[1], warn_on_full_buffer=False
+            )
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Gives the signals back to whoever had them."""
+        self._is_over.set()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._former_fd)
+            # The thread ends, and closes what it reads from.
+            os.close(self._pipe[1])
+            self._pipe = None
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former.clear()
 
     def _receive(self, number: int, frame: object) -> None:
-        if self._received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = self._received is not None
         self._received = number
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nSaving after this step; Ctrl-C once more stops at once.\n")
+        if number == signal.SIGINT and (again or not self._has_unsaved):
+            raise KeyboardInterrupt
+
+    @property
+    def _has_unsaved(self) -> bool:
+        return self.checkpoints.iteration != self.checkpoints.saved_iteration
+
+    def _watch(self) -> None:
+        assert self._pipe is not None
+        source, heard = self._pipe[0], 0
+        while received := os.read(source, 1):
+            number = received[0]
+            heard += number == signal.SIGINT
+            if number == signal.SIGINT and (heard > 1 or not self._has_unsaved):
+                if not self._is_over.wait(_GRACE_SECONDS):
+                    os.write(2, b"\ninterrupted; --resume goes on from what is saved\n")
+                    os._exit(128 + number)
+            elif number in _SIGNALS:
+                os.write(2, _SAVING)
+        os.close(source)
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
