@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from test_training_engine import FLOATS, largest_difference, tiny, weights
 
+from aef_tfp.callbacks import CheckpointStore
 from aef_tfp.models.update import FlatUpdate, Update, update_of
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
@@ -192,6 +193,15 @@ def test_the_state_is_saved_and_resumed_exactly(kind, tmp_path):
     for model in (whole, loaded):
         model.fit(FLOATS, batch_size=32, shuffle=False, verbose=0)
     assert largest_difference(weights(whole), weights(loaded)) == 0.0
+
+
+def test_a_checkpoint_with_another_state_is_refused_in_one_line(tmp_path):
+    model = tiny(optimizer=BY_WEIGHT["a user's"]())
+    model.fit(FLOATS[:32], batch_size=32, verbose=0)
+    CheckpointStore(tmp_path).write(model, 1, {})
+    other = tiny(optimizer=optimizers.Adam(0.1))
+    with pytest.raises(ValueError, match="the state of another optimizer, or that of"):
+        CheckpointStore(tmp_path).read(other)
 
 
 def test_the_state_crosses_between_replicas_and_one_device(mirrored, tmp_path):

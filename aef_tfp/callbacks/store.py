@@ -148,11 +148,20 @@ class CheckpointStore:
 
 def _load(model: keras.Model, path: Path) -> None:
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.load_weights(path)
     except ValueError as error:
         # The file is whole, so that it is of another model.
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(f"{path} does not fit the model: {reason}.") from None
+    # Keras would go on with an optimizer that begins anew.
+    if any("loading for optimizer" in str(warning.message) for warning in caught):
+        raise ValueError(
+            f"{path} holds the state of another optimizer, or that of an older version "
+            "of aef_tfp, which kept it by weight: go on with what wrote it, or start a "
+            "new run."
+        )
 
 
 def size_in_bytes(model: keras.Model) -> int:
