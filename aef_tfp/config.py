@@ -279,7 +279,7 @@ class RunConfig(RunSettings):
         path = run_dir / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
-        config = read_fields(cls, read_json(path), path)
+        config = read_fields(cls, read_json(path), path, later=_LATER_FIELDS)
         try:
             dataset_info(config.dataset)
             config.check()
@@ -287,6 +287,9 @@ class RunConfig(RunSettings):
             raise DamagedFile(path, f"cannot be: {error}") from None
         return config
 
+
+# What a run directory of an older version does not say.
+_LATER_FIELDS = ("bit_depth",)
 
 # Its annotations are the narrower ones.
 CHOSEN: tuple[str, ...] = tuple(RunConfig.__annotations__)

@@ -12,7 +12,7 @@ import tempfile
 import types
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -83,6 +83,7 @@ def read_fields(
     advice: str = _PUT_BACK,
     *,
     required: bool = True,
+    later: Collection[str] = (),
     what: str = "configuration",
 ) -> _T:
     """Makes a dataclass of what JSON holds of it.
@@ -93,6 +94,7 @@ def read_fields(
         path: The file, for the error.
         advice: What to do if it is damaged.
         required: Whether all fields have to be there, also those with defaults.
+        later: Fields that older files lack; the defaults are what these meant.
         what: What the file should be, for the error.
 
     Raises:
@@ -104,7 +106,9 @@ def read_fields(
     missing = [
         name
         for name, field in fields.items()
-        if name not in entry and (required or not _has_default(field))
+        if name not in entry
+        and name not in later
+        and (required or not _has_default(field))
     ]
     hints = get_type_hints(kind)
     for name, value in entry.items():

@@ -327,6 +327,14 @@ def test_a_spoiled_configuration_is_named(script, argv, data, message, capsys):
     assert line.endswith("Put back a copy of it.\n")
 
 
+def test_a_configuration_of_an_older_version_means_the_defaults():
+    path = run_of("run") / "config.json"
+    known = json.loads(path.read_text())
+    del known["bit_depth"]
+    path.write_text(json.dumps(known))
+    assert RunConfig.from_run(path.parent).bit_depth is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -384,6 +392,13 @@ def test_refusals_do_not_start_tensorflow():
         "assert evaluate.main(['--compare', 'x', 'x']) == 1\n"
         "assert launch.main(['mnsit-aef']) == 1\n"
         "assert export.main(['nowhere', 'out']) == 1\n"
+        "assert evaluate.main(['nowhere']) == 1\n"
+        "assert evaluate.main(['--compare', 'nowhere']) == 1\n"
+        "assert run.main(['--resume=nowhere']) == 1\n"
+        "assert run.main(['mnist-vae-2', '--data-dir=nowhere']) == 1\n"
+        "assert run.main(['folder-vae-2', '--data-dir=nowhere']) == 1\n"
+        "assert run.main(['npz-vae-2', '--data-dir=nowhere']) == 1\n"
+        "assert run.main(['folder-vae-2']) == 1\n"
         "assert reproduce.main(['--table=3', '--seeds=2']) == 1\n"
         "assert 'tensorflow' not in sys.modules"
     )

@@ -10,6 +10,8 @@ import tyro
 
 from aef_tfp.command_line import named_options, parse
 from aef_tfp.config import EvaluationConfig, RunConfig
+from aef_tfp.data import check_source
+from aef_tfp.records import comparison, read_records, summary
 from aef_tfp.terminal import import_quietly, run_command
 from aef_tfp.unread import refuse_unread, unread_by_evaluation
 
@@ -65,9 +67,8 @@ def _run(argv: list[str]) -> int:
         raise ValueError(
             f"evaluate one run at a time, got {len(runs)}; --compare prints several."
         )
-    # A directory that is no run is refused below.
-    is_run = (runs[0] / "config.json").is_file()
-    run = RunConfig.from_run(runs[0]) if is_run else None
+    run = RunConfig.from_run(runs[0])
+    check_source(run.dataset, arguments.data_dir)
     refuse_unread(unread_by_evaluation(config, run, named))
     notes: list[str] = []
     evaluation = import_quietly("aef_tfp.evaluation")
@@ -79,11 +80,10 @@ def _run(argv: list[str]) -> int:
         verbose=1 if sys.stdout.isatty() else 0,
         notes=notes,
     )
-    metrics = import_quietly("aef_tfp.metrics")
     iteration = records[0].iteration
     after = f" after {iteration:,} iterations" if iteration else ""
     print(f"{runs[0]}, best checkpoint{after}:")
-    print(metrics.summary(records))
+    print(summary(records))
     print("\n".join(notes) or f"Appended to {runs[0] / 'metrics.json'}")
     return 0
 
@@ -94,18 +94,17 @@ def _compare(runs: Sequence[Path]) -> int:
     for run in runs:
         if runs.count(run) > 1:
             raise ValueError(f"{run} is named twice; name each run once.")
-    metrics = import_quietly("aef_tfp.metrics")
     columns = {}
     for run, name in zip(runs, _names(runs), strict=True):
         if not (run / "config.json").is_file():
             raise FileNotFoundError(f"{run} holds no run: it has no config.json.")
-        columns[name] = metrics.read_records(run)
+        columns[name] = read_records(run)
         if not columns[name]:
             raise ValueError(
                 f"{run} has no numbers yet; evaluate it first: "
                 f"python trainers/evaluate.py {run}"
             )
-    print(metrics.comparison(columns))
+    print(comparison(columns))
     return 0
 
 

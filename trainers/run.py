@@ -20,6 +20,8 @@ from aef_tfp.config import (
     get_preset,
 )
 from aef_tfp.consistency import check_resumed
+from aef_tfp.data import check_source
+from aef_tfp.records import summary
 from aef_tfp.terminal import import_quietly, run_command
 from aef_tfp.unread import refuse_unread, unread_by_run
 
@@ -128,6 +130,7 @@ def _run(argv: list[str]) -> int:
         print(_preset_list())
         return 0
 
+    check_source(config.dataset, arguments.data_dir)
     print(
         f"{config.model} on {config.dataset}, d = {config.latent_dim}: "
         f"{_length(config)}. Run directory: {run_dir}",
@@ -159,9 +162,8 @@ def _run(argv: list[str]) -> int:
     if not records:
         print("Done; the first worker evaluates the model and writes the files.")
         return 0
-    metrics = import_quietly("aef_tfp.metrics")
     print("Best validation checkpoint on the test set:")
-    print(metrics.summary(records))
+    print(summary(records))
     pictures = ", ".join(str(path) for path in sorted(run_dir.glob("*.png")))
     print(f"Pictures: {pictures}; logs: tensorboard --logdir {run_dir}")
     return 0

@@ -6,7 +6,7 @@ of the data sets cost nothing to read.
 
 from typing import TYPE_CHECKING, Any
 
-from aef_tfp.data.loading import load_splits
+from aef_tfp.data.loading import check_source, load_splits
 from aef_tfp.data.registry import DATASETS, DatasetInfo, dataset_info
 from aef_tfp.data.splits import Split, Splits
 
@@ -18,6 +18,7 @@ __all__ = [
     "DatasetInfo",
     "Split",
     "Splits",
+    "check_source",
     "dataset_info",
     "evaluation_batches",
     "load_splits",

@@ -22,7 +22,7 @@ from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
 from aef_tfp.data.storage import Facts, decode_once
 
-__all__ = ["load_folder", "own_info"]
+__all__ = ["image_folder", "load_folder", "own_info"]
 
 # What may be inferred: sides that all networks take, up to the paper's largest.
 _SIDES = (64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4)
@@ -33,6 +33,23 @@ _FEW_BITS = (8, 10, 12, 14)
 
 # More names than these would hide the message.
 _MOST_NAMES = 10
+
+
+def image_folder(folder: str | os.PathLike[str]) -> Path:
+    """Returns the folder that is meant.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path = Path(os.path.expanduser(os.fspath(folder)))
+    if path.is_dir():
+        return path
+    found = f"there is no folder '{path}'"
+    if path.exists():
+        found = f"'{path}' is a file, not a folder"
+    raise FileNotFoundError(
+        f"{found}: pass the folder of your image files with --data-dir (data_dir=...)"
+    )
 
 
 def load_folder(
@@ -48,15 +65,7 @@ def load_folder(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Splits:
     """Reads all image files below a folder; see `load_splits`."""
-    path = Path(os.path.expanduser(os.fspath(folder)))
-    if not path.is_dir():
-        found = f"there is no folder '{path}'"
-        if path.exists():
-            found = f"'{path}' is a file, not a folder"
-        raise FileNotFoundError(
-            f"{found}: pass the folder of your image files with --data-dir"
-            " (data_dir=...)"
-        )
+    path = image_folder(folder)
     files = find_splits(path)
     notes = _notes_of_files(files, path, skip_unreadable)
     places = {name: split for split, names in files.images.items() for name in names}

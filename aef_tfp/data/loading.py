@@ -6,7 +6,7 @@ from typing import Any
 from aef_tfp.data.registry import DatasetInfo, dataset_info
 from aef_tfp.data.splits import Splits
 
-__all__ = ["load_splits"]
+__all__ = ["check_source", "load_splits"]
 
 
 def load_splits(
@@ -106,12 +106,8 @@ def load_splits(
         from aef_tfp.data.prepared import load_prepared
 
         return load_prepared(info, data_dir, download=download, **storage)
-    if data_dir is None:
-        what = "folder of images" if info.source == "folder" else ".npz file"
-        raise ValueError(
-            f"data set {name!r} needs a place: pass your {what} with --data-dir"
-            " (data_dir=...)"
-        )
+    check_source(name, data_dir)
+    assert data_dir is not None
     own: dict[str, Any] = {
         "image_size": image_size,
         "channels": channels,
@@ -130,6 +126,41 @@ def load_splits(
     from aef_tfp.data.levels import with_levels
 
     return with_levels(splits, num_levels)
+
+
+def check_source(name: str, data_dir: str | os.PathLike[str] | None) -> None:
+    """Refuses images that cannot be where they are said to be; reads none.
+
+    It imports nothing heavy, so that a command line can answer at once.
+
+    Args:
+        name: A key of `DATASETS`.
+        data_dir: As for `load_splits`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If it has to be named, or there is no data set of that name.
+    """
+    info = dataset_info(name)
+    if info.source == "tfds":
+        from aef_tfp.data.prepared import check_folder
+
+        check_folder(data_dir)
+        return
+    what = "folder of images" if info.source == "folder" else ".npz file"
+    if data_dir is None:
+        raise ValueError(
+            f"data set {name!r} needs a place: pass your {what} with --data-dir"
+            " (data_dir=...)"
+        )
+    if info.source == "npz":
+        from aef_tfp.data.npz import image_file
+
+        image_file(data_dir)
+    else:
+        from aef_tfp.data.folder import image_folder
+
+        image_folder(data_dir)
 
 
 def _check_arguments(

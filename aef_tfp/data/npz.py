@@ -17,7 +17,7 @@ from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
 from aef_tfp.data.storage import Facts, decode_once
 
-__all__ = ["load_npz"]
+__all__ = ["image_file", "load_npz"]
 
 # Images that are read at once.
 _CHUNK = 1024
@@ -45,7 +45,7 @@ def load_npz(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Splits:
     """Reads a NumPy file of images; see `load_splits`."""
-    file = _file(Path(os.path.expanduser(os.fspath(path))))
+    file = image_file(path)
     try:
         # The array of an .npy file is not read, only to be refused.
         archive = np.load(file, allow_pickle=False, mmap_mode="r")
@@ -110,8 +110,13 @@ def _title(name: str, file: Path) -> str:
     return f"array {name!r} of '{file}'"
 
 
-def _file(path: Path) -> Path:
-    """The file that is meant."""
+def image_file(place: str | os.PathLike[str]) -> Path:
+    """Returns the file that is meant.
+
+    Raises:
+        FileNotFoundError: If there is none, or more than one.
+    """
+    path = Path(os.path.expanduser(os.fspath(place)))
     if path.is_file():
         return path
     if not path.is_dir():

@@ -29,7 +29,7 @@ def load_prepared(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Splits:
     """Reads a data set of TFDS; see `load_splits`."""
-    _check_folder(data_dir)
+    check_folder(data_dir)
     builder = _prepared_builder(info, data_dir, download)
     names = {
         "train": info.train_split,
@@ -98,7 +98,7 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> str | None:
     return os.path.expanduser(os.fspath(data_dir)) or os.curdir
 
 
-def _check_folder(data_dir: str | os.PathLike[str] | None) -> None:
+def check_folder(data_dir: str | os.PathLike[str] | None) -> None:
     """Raises a FileNotFoundError if the user names a directory that is none.
 
     A name that was mistyped would otherwise become an empty directory, or be filled.
