@@ -96,7 +96,7 @@ def test_memory_is_bounded_and_the_bound_changes_nothing(linear, proposal, monke
     x = marginal.rvs(3, random_state=0)
     whole_estimate = aef.importance_estimate(x, 10, proposal=proposal, seed=1)
     # Seven latents at once: two samples of three events; for Laplace, one event.
-    monkeypatch.setattr(batching, "_PASS_ENTRIES", 7 * 16)
+    monkeypatch.setattr(batching, "PASS_ENTRIES", 7 * 16)
     copy = ExpandedAEF.from_config(aef.get_config())
     copy.set_weights(aef.get_weights())
     parts = copy.importance_estimate(x, 10, proposal=proposal, seed=1)
@@ -114,7 +114,7 @@ def test_memory_is_bounded_and_the_bound_changes_nothing(linear, proposal, monke
 
 def test_events_are_encoded_once_and_decoded_in_passes(linear, monkeypatch):
     aef, _, marginal, _ = linear
-    monkeypatch.setattr(batching, "_PASS_ENTRIES", 7 * 16)
+    monkeypatch.setattr(batching, "PASS_ENTRIES", 7 * 16)
     sizes = {"encoder": [], "decoder": []}
     for name, seen in sizes.items():
         network = getattr(aef, name).network

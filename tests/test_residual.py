@@ -300,7 +300,7 @@ def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
 
     wholes = results()
     # The largest layers have 8 * 8 * 4 entries: 12 events at once.
-    monkeypatch.setattr(batching, "_PASS_ENTRIES", 12 * 256)
+    monkeypatch.setattr(batching, "PASS_ENTRIES", 12 * 256)
     monkeypatch.setattr(PartitionedAEF, "_encode_shell", recorded)
     for whole, part in zip(wholes, results(), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
