@@ -180,7 +180,9 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
     table = [["quantity", *map(_row, firsts)]]
     for name, value_of in _FACTS.items():
         values = [value_of(record) for record in firsts]
-        labels = [record.name for record in firsts]
+        # How many images there are, a row says itself.
+        label_of = _row if name == "set" else _name
+        labels = list(map(label_of, firsts))
         if len({*zip(labels, values, strict=True)}) > len({*labels}):
             table.append([name, *values])
     numbers = len(table)
@@ -204,6 +206,10 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
         for row in zip(*table, strict=True)
     ]
     return "\n".join(lines)
+
+
+def _name(record: Record) -> str:
+    return record.name
 
 
 def _estimator(record: Record) -> str:

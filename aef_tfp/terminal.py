@@ -2,16 +2,21 @@
 
 import contextlib
 import importlib
+import itertools
 import os
 import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
-__all__ = ["Terminated", "import_quietly", "run_command"]
+__all__ = ["Terminated", "import_quietly", "run_command", "waiting"]
+
+# Between two turns of the sign that something is being done.
+_TURN_SECONDS = 0.2
 
 
 class Terminated(KeyboardInterrupt):
@@ -78,6 +83,47 @@ def _terminated_as_exception() -> Iterator[None]:
 def _warning_in_one_line(message, category, filename, lineno, line=None) -> str:
     # Where in the code a warning comes from helps its author, not its reader.
     return f"warning: {message}\n"
+
+
+@contextlib.contextmanager
+def waiting(what: str, *, is_shown: bool = True) -> Iterator[None]:
+    """Says what is being done while one waits.
+
+    A line on the standard output; in a terminal it turns, counts the seconds, and goes
+    away when it is done.
+
+    Args:
+        what: What is being done, e.g. `"reading images"`.
+        is_shown: Whether to say anything.
+    """
+    if not is_shown:
+        yield
+        return
+    stream = sys.stdout
+    if not stream.isatty():
+        print(f"{what} ...", file=stream, flush=True)
+        yield
+        return
+    done = threading.Event()
+
+    def turn() -> None:
+        begin = time.monotonic()
+        for sign in itertools.cycle("|/-\\"):
+            seconds = time.monotonic() - begin
+            stream.write(f"\r{sign} {what}, {seconds:.0f} s")
+            stream.flush()
+            if done.wait(_TURN_SECONDS):
+                break
+        stream.write("\r\x1b[K")
+        stream.flush()
+
+    thread = threading.Thread(target=turn, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def import_quietly(name: str) -> ModuleType:

@@ -20,6 +20,7 @@ from aef_tfp.building import build_model
 from aef_tfp.callbacks import (
     Checkpoints,
     Duration,
+    Heartbeat,
     History,
     Pictures,
     Scalars,
@@ -47,6 +48,7 @@ from aef_tfp.metrics import Record, append_records
 from aef_tfp.models import AutoencodingModel, EventModel, GenerativeModel
 from aef_tfp.pictures import image_grid, save_png
 from aef_tfp.saved import save_best
+from aef_tfp.terminal import waiting
 
 __all__ = ["build_model", "train"]
 
@@ -108,12 +110,13 @@ def train(
                 stack.enter_context(_only_writer(run_dir))
             else:
                 _check_new(run_dir)
-        splits = load_run_splits(
-            settings,
-            run_dir=run_dir if resume else None,
-            data_dir=data_dir,
-            download=download,
-        )
+        with waiting("reading images", is_shown=bool(verbose) and chief):
+            splits = load_run_splits(
+                settings,
+                run_dir=run_dir if resume else None,
+                data_dir=data_dir,
+                download=download,
+            )
         config, choices = choose(settings, len(splits.train), splits.info.image_shape)
         if resume and chief:
             check_resumed(run_dir, config)
@@ -159,6 +162,8 @@ def train(
             environment = json.dumps(_environment(devices), indent=2)
             replace_text(run_dir / "environment.json", environment)
             _fit(model, config, splits, run_dir, checkpoints, verbose, done)
+            if verbose:
+                print("evaluating the best model on the test images", flush=True)
             records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
         else:
             done = checkpoints.restore(model)
@@ -251,8 +256,9 @@ def _fit(
             ),
             Duration(iteration_of, done, total, verbose),
         ]
-    with StopOnSignal(checkpoints) as stop:
-        callbacks.append(stop)
+    heartbeat = Heartbeat(iteration_of, done, total, verbose)
+    with StopOnSignal(checkpoints) as stop, heartbeat:
+        callbacks += [heartbeat, stop]
         while done < total and not checkpoints.stopped_early:
             # A run that stopped between two validations first goes to the next one.
             to_next = interval - done % interval

@@ -277,7 +277,10 @@ def test_a_denoiser_denoises(target, digit_images):
         ),
         (lambda: PixelMAF((4, 4, 1), denoising_target="clean"), "use 'noisy', or"),
         (lambda: autoencoder(decoder_scale="dependent"), "no decoder_scale but"),
-        (lambda: autoencoder(num_levels=1), "num_levels must be an integer of at least 2"),
+        (
+            lambda: autoencoder(num_levels=1),
+            "num_levels must be an integer of at least 2",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(build, message):

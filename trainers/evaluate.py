@@ -12,7 +12,7 @@ from aef_tfp.command_line import named_options, parse
 from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.data import check_source
 from aef_tfp.records import comparison, read_records, summary
-from aef_tfp.terminal import import_quietly, run_command
+from aef_tfp.terminal import import_quietly, run_command, waiting
 from aef_tfp.unread import refuse_unread, unread_by_evaluation
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
@@ -71,7 +71,8 @@ def _run(argv: list[str]) -> int:
     check_source(run.dataset, arguments.data_dir)
     refuse_unread(unread_by_evaluation(config, run, named))
     notes: list[str] = []
-    evaluation = import_quietly("aef_tfp.evaluation")
+    with waiting("starting TensorFlow"):
+        evaluation = import_quietly("aef_tfp.evaluation")
     records = evaluation.evaluate_run(
         runs[0],
         config,

@@ -22,7 +22,7 @@ from aef_tfp.config import (
 from aef_tfp.consistency import check_resumed
 from aef_tfp.data import check_source
 from aef_tfp.records import summary
-from aef_tfp.terminal import import_quietly, run_command
+from aef_tfp.terminal import import_quietly, run_command, waiting
 from aef_tfp.unread import refuse_unread, unread_by_run
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
@@ -136,8 +136,9 @@ def _run(argv: list[str]) -> int:
         f"{_length(config)}. Run directory: {run_dir}",
         flush=True,
     )
-    training = import_quietly("aef_tfp.training")
-    callbacks = import_quietly("aef_tfp.callbacks")
+    with waiting("starting TensorFlow"):
+        training = import_quietly("aef_tfp.training")
+        callbacks = import_quietly("aef_tfp.callbacks")
     try:
         records = training.train(
             config,

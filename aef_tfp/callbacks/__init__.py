@@ -7,6 +7,7 @@ shorter).
 
 from aef_tfp.callbacks.checkpoints import Checkpoints
 from aef_tfp.callbacks.duration import Duration
+from aef_tfp.callbacks.heartbeat import Heartbeat
 from aef_tfp.callbacks.history import History
 from aef_tfp.callbacks.signals import RunInterrupted, StopOnSignal
 from aef_tfp.callbacks.store import CheckpointStore
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointStore",
     "Checkpoints",
     "Duration",
+    "Heartbeat",
     "History",
     "Pictures",
     "RunInterrupted",
