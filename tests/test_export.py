@@ -166,7 +166,8 @@ def test_a_seed_is_an_input(cls, exported, loaded):
 def test_a_likelihood_is_the_models(cls, exported, loaded):
     model, file = exported[cls][0], loaded[cls]
     levels = events(6)
-    floats = np.float32((levels + 0.3) / 17.0)
+    noise = np.random.default_rng(7).uniform(size=levels.shape)
+    floats = np.float32((levels + noise) / 17.0)
     name = next(n for n in ("log_prob", "joint_log_prob", "elbo") if hasattr(file, n))
     method, function = getattr(model, name), getattr(file, name)
     wanted = method(levels, seed=-3)
@@ -275,7 +276,9 @@ np.savez(answers, **results)
 
 
 def test_it_loads_in_a_process_with_tensorflow_alone(exported, tmp_path):
-    levels, floats = events(3), (events(3) + 0.5) / 17
+    levels = events(3)
+    noise = np.random.default_rng(7).uniform(size=levels.shape)
+    floats = (levels + noise) / 17
     z = np.random.default_rng(2).normal(size=(3, 3))
     arrays = {"images": (floats, levels), "start": (floats, levels)}
     arrays["end"] = (floats[::-1], levels[::-1])

@@ -62,6 +62,7 @@ def logs(tmp_path_factory):
     argv += ["--log-interval=3", "--picture-interval=100", "--steps-per-execution=1"]
     argv += ["--flow-layers=1", "--flow-units=8", "--no-jit-compile"]
     argv += ["--num-samples=2", "--num-marginal-images=4", "--batch-size=32"]
+    (root / "tfds").mkdir()
     argv += [f"--run-dir={root / 'run'}", f"--data-dir={root / 'tfds'}"]
     assert run.main(argv) == 0
     return root / "run" / "tensorboard"
