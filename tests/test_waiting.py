@@ -1,0 +1,88 @@
+"""While one waits, the terminal says for what."""
+
+import contextlib
+import io
+import time
+
+import pytest
+
+from aef_tfp import terminal
+from aef_tfp.callbacks import Heartbeat, heartbeat
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_line_says_what_is_being_done(capsys):
+    with terminal.waiting("reading images"):
+        assert capsys.readouterr().out == "reading images ...\n"
+    with terminal.waiting("reading images", is_shown=False):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_in_a_terminal_it_turns_and_goes_away(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr(terminal, "_TURN_SECONDS", 0.01)
+    with contextlib.suppress(ValueError), terminal.waiting("reading"):
+        time.sleep(0.1)
+        raise ValueError
+    written = stream.getvalue()
+    assert written.startswith("\r| reading, 0 s\r/ reading, 0 s")
+    assert written.endswith("\r\x1b[K")
+    # Nothing more comes after it.
+    time.sleep(0.05)
+    assert stream.getvalue() == written
+
+
+def test_a_step_is_prepared_once_and_a_long_epoch_gets_a_line_a_minute(
+    monkeypatch, capsys
+):
+    now = [0.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    with Heartbeat(lambda epoch: 4 * (epoch + 1), 0, 8, verbose=2) as callback:
+        for epoch in range(2):
+            callback.on_epoch_begin(epoch)
+            for batch in range(4):
+                callback.on_train_batch_begin(batch)
+                now[0] += 25.0
+                callback.on_train_batch_end(batch, {"loss": 1.5})
+            callback.on_test_batch_begin(0)
+            now[0] += 70.0
+            callback.on_test_batch_end(0, {})
+            callback.on_epoch_end(epoch)
+    assert capsys.readouterr().out.splitlines() == [
+        "preparing the training step ...",
+        "iteration 3 of 8, loss 1.5",
+        "preparing the validation ...",
+        "validation at iteration 4: batch 1",
+        "iteration 7 of 8, loss 1.5",
+        "validation at iteration 8: batch 1",
+    ]
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_bar_or_silence_needs_no_lines(verbose, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    callback = Heartbeat(lambda epoch: 4, 0, 4, verbose=verbose)
+    callback.on_epoch_begin(0)
+    for batch in range(4):
+        callback.on_train_batch_begin(batch)
+        now[0] += 100.0
+        callback.on_train_batch_end(batch, {"loss": 1.5})
+    said = capsys.readouterr().out
+    assert said == ("preparing the training step ...\n" if verbose else "")
+
+
+def test_an_error_in_the_first_step_stops_the_sign(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    callback = Heartbeat(lambda epoch: 4, 0, 4, verbose=1)
+    with contextlib.suppress(FloatingPointError), callback:
+        callback.on_train_batch_begin(0)
+        raise FloatingPointError
+    assert stream.getvalue().endswith("\r\x1b[K")
