@@ -750,6 +750,11 @@ def parsed(monkeypatch, command):
         train=take, evaluate_run=take, RunInterrupted=KeyboardInterrupt
     )
     monkeypatch.setattr(script, "import_quietly", lambda name: stand_in)
+    # Neither the data nor the runs are there.
+    monkeypatch.setattr(script, "check_source", lambda *place: None)
+    of_run = SimpleNamespace(from_run=lambda run_dir: PRESETS["mnist-vae-2"])
+    if script is evaluate:
+        monkeypatch.setattr(script, "RunConfig", of_run)
     with pytest.raises(_ParsedError):
         script.main(argv)
     return found[0]

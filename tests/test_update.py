@@ -51,6 +51,7 @@ class MyAdam(keras.optimizers.Adam):
 BY_WEIGHT = {
     "EMA": lambda: optimizers.Adam(0.1, use_ema=True, ema_overwrite_frequency=2),
     "decay with exclusions": excluding,
+    "clipping by weight": lambda: optimizers.Adam(0.1, clipnorm=0.1),
     "clipping of sums by weight": lambda: optimizers.Adam(
         0.1, clipnorm=0.1, gradient_accumulation_steps=2
     ),

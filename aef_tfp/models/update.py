@@ -136,9 +136,7 @@ def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool
         vector = _vector_of(optimizer)
         size = sum(int(np.prod(variable.shape)) for variable in variables)
         return vector is not None and vector.shape == (size,)
-    if optimizer.use_ema or (
-        optimizer.clipnorm and optimizer.gradient_accumulation_steps
-    ):
+    if optimizer.use_ema or optimizer.clipnorm:
         return False
     if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
         optimizer, "_exclude_from_weight_decay_pattern", None
