@@ -304,7 +304,7 @@ def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
     monkeypatch.setattr(PartitionedAEF, "_encode_shell", recorded)
     for whole, part in zip(wholes, results(), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
-    assert sizes[:4] == [12, 12, 12, 4]
+    assert sizes[:4] == [10, 10, 10, 10]
     assert not any(size is not None and size > 12 for size in sizes)
 
 
