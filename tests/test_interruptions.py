@@ -582,3 +582,51 @@ def test_the_launcher_passes_on_that_it_is_to_end(monkeypatch, capsys):
 def test_the_launcher_refuses_no_worker(capsys):
     assert launch.main(["--workers=0"]) == 1
     assert "--workers must be at least 1, got 0" in capsys.readouterr().err
+
+
+class Saved:
+    """Checkpoints of a run: how far it is, and how far it is saved."""
+
+    def __init__(self, iteration, saved):
+        self.iteration, self.saved_iteration = iteration, saved
+
+
+def test_with_nothing_to_save_an_interruption_ends_at_once(capfd):
+    with pytest.raises(KeyboardInterrupt), StopOnSignal(Saved(5, 5)):
+        os.kill(os.getpid(), signal.SIGINT)
+    with StopOnSignal(Saved(6, 5)):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+    assert "Saving after this step" in capfd.readouterr().err
+
+
+BLOCKED = """
+import sys, numpy as np
+from aef_tfp.callbacks import StopOnSignal
+
+class Saved:
+    iteration = saved_iteration = 5
+
+with StopOnSignal(Saved()):
+    matrix = np.random.default_rng(0).normal(size=(4000, 4000))
+    print("ready", flush=True)
+    # As the compiler of a step: an operation that hears no signal, for a minute.
+    np.linalg.svd(matrix)
+print("too late", flush=True)
+"""
+
+
+def test_an_interruption_is_heard_in_the_middle_of_an_operation():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert out == ""
+    assert "--resume goes on from what is saved" in error
