@@ -10,7 +10,10 @@ from typing import Any
 from aef_tfp.config import CHOSEN, NetworkName, RunConfig, RunSettings
 from aef_tfp.data import dataset_info
 
-__all__ = ["choose"]
+__all__ = ["choose", "pays_to_compile"]
+
+# Steps whose time, saved, is that of compiling them: see `pays_to_compile`.
+_STEPS_WORTH_COMPILING = 1000
 
 # What an epoch can be: round numbers, of whole executions of 10 steps. Of fewer than a
 # hundred fast steps, validation would be the longer part; but a handful of images is
@@ -59,6 +62,19 @@ class _Choices:
             option = f"--{name.replace('_', '-')} {value}"
             self.notes.append(f"  {option:<26} {why}")
         return value
+
+
+def pays_to_compile(iterations: int | None) -> bool:
+    """Returns whether compiling the step with XLA takes less time than it saves.
+
+    On two cores it takes 6 to 7 s more before the first validation is done, and saves
+    16 ms of a step on the digits and 6 ms on MNIST: it pays from 400 and 1,100 steps
+    on.
+
+    Args:
+        iterations: Steps to come; None if that is chosen later, when it is thousands.
+    """
+    return iterations is None or iterations >= _STEPS_WORTH_COMPILING
 
 
 def choose(

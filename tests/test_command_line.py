@@ -415,3 +415,25 @@ def test_the_terminal_gets_the_status_of_other_parsers():
         "error: missing value for argument '--seed'. Expected 1 values; --help shows "
         "all options.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "is_compiled"),
+    [
+        (["--iterations=999"], False),
+        (["--iterations=1000"], True),
+        (["--iterations=10", "--jit-compile"], True),
+        (["--iterations=5000", "--no-jit-compile"], False),
+    ],
+)
+def test_few_steps_are_not_compiled_unless_asked_for(options, is_compiled):
+    command = run.read_command(["mnist-vae-2", *options])
+    assert command.arguments.config.jit_compile is is_compiled
+
+
+def test_a_resumed_run_stays_compiled_as_it_began():
+    path = run_of("run") / "config.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "iterations": 50, "jit_compile": True}))
+    command = run.read_command(["--resume=run", "--iterations=60"])
+    assert command.arguments.config.jit_compile is True

@@ -21,6 +21,7 @@ from aef_tfp.config import (
 )
 from aef_tfp.consistency import check_resumed
 from aef_tfp.data import check_source
+from aef_tfp.defaults import pays_to_compile
 from aef_tfp.records import summary
 from aef_tfp.terminal import import_quietly, run_command, waiting
 from aef_tfp.unread import refuse_unread, unread_by_run
@@ -115,6 +116,10 @@ def read_command(argv: Sequence[str]) -> Command:
     if first.resume is not None:
         check_resumed(first.resume, config)
     refuse_unread(unread_by_run(config, named))
+    if first.resume is None and "jit_compile" not in named:
+        chosen = pays_to_compile(config.iterations)
+        config = dataclasses.replace(config, jit_compile=chosen)
+        arguments = dataclasses.replace(arguments, config=config)
     run_dir = first.resume or arguments.run_dir or _new_run_dir(arguments.preset)
     return Command(arguments, run_dir)
 

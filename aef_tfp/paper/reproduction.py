@@ -10,6 +10,7 @@ from typing import Any
 
 from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig
 from aef_tfp.data.registry import dataset_info
+from aef_tfp.defaults import pays_to_compile
 from aef_tfp.paper.exhibits import (
     ESTIMATE,
     NUM_TEST_IMAGES,
@@ -166,6 +167,8 @@ def plan(
         changes: dict[str, Any] = {}
         if iterations is not None:
             changes["iterations"] = iterations
+            # As trainers/run.py chooses.
+            changes["jit_compile"] = pays_to_compile(iterations)
         as_paper = evaluation.paper_estimator and experiment.has_paper_estimate
         asked = dataclasses.replace(evaluation, paper_estimator=as_paper)
         row = []
@@ -246,6 +249,9 @@ def commands(
             options = [f"--resume={run.run_dir}", f"--iterations={total}"]
         else:
             changes = {name: _changes(PRESETS[name], run.config) for name in PRESETS}
+            for changed in changes.values():
+                # run.py chooses it as this module does.
+                changed.pop("jit_compile", None)
             preset = min(changes, key=lambda name: len(changes[name]))
             options = [preset, *_options(changes[preset]), f"--run-dir={run.run_dir}"]
         yield shlex.join(["python", "trainers/run.py", *options, *shared])
