@@ -166,7 +166,8 @@ class RunSettings:
     """Steps per call of the compiled training function."""
 
     jit_compile: bool = True
-    """Compile the training step with XLA (one device only)."""
+    """Compile the training step with XLA (one device only). If nobody says so,
+    trainers/run.py does for 1,000 iterations or more."""
 
     mixed_precision: bool = False
     """Encoder and decoder compute in bfloat16; flows and densities stay float32."""
