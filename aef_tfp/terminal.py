@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import itertools
 import os
 import signal
@@ -44,6 +45,7 @@ def run_command(
         has, 128 and the number of the signal after an interruption.
     """
     warnings.formatwarning = _warning_in_one_line
+    _open_streams()
     try:
         with _terminated_as_exception():
             status = run(list(sys.argv[1:] if argv is None else argv))
@@ -60,6 +62,18 @@ def run_command(
     except KeyboardInterrupt as interruption:
         print(interrupted, file=sys.stderr)
         return 128 + getattr(interruption, "signal_number", signal.SIGINT)
+
+
+def _open_streams() -> None:
+    """Makes the streams such that writing a text to them is possible."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed by whoever started the process.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+        elif isinstance(stream, io.TextIOWrapper):
+            # The name of a run may have letters that the terminal has not.
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

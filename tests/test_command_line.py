@@ -1,6 +1,7 @@
 """Command lines: every word is read, or refused in one line; none needs TensorFlow."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -437,3 +438,18 @@ def test_a_resumed_run_stays_compiled_as_it_began():
     path.write_text(json.dumps({**known, "iterations": 50, "jit_compile": True}))
     command = run.read_command(["--resume=run", "--iterations=60"])
     assert command.arguments.config.jit_compile is True
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}])
+def test_a_terminal_that_cannot_show_a_text_stops_nothing(environment):
+    code = "from aef_tfp.terminal import run_command as run\n"
+    code += "def say(argv):\n    print('\\u00fc', flush=True)\n    return 0\n"
+    code += "raise SystemExit(run(say, [], ''))"
+    command = [sys.executable, "-c", code]
+    if not environment:
+        # Nobody listens, as for a job of cron.
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    environment = {**os.environ, "PYTHONUTF8": "0", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("\\xfc\n" if "PYTHONIOENCODING" in environment else "")
