@@ -96,7 +96,8 @@ def train(
         FloatingPointError: If training diverges.
         TrainingFailed: If TensorFlow fails, e.g. because of the data, the memory, or
             another worker that is gone.
-        RunInterrupted: If SIGINT or SIGTERM asked for an end; a checkpoint is saved.
+        RunInterrupted: If SIGINT, SIGTERM or SIGHUP asked for an end; a checkpoint is
+            saved.
     """
     settings.check()
     # A cluster wants to be set up before TensorFlow does anything else.

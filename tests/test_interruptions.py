@@ -65,7 +65,7 @@ def at_iteration(monkeypatch, iteration, action):
 # Between two validations, and just before one, which is still made.
 @pytest.mark.parametrize(
     ("number", "iteration", "saved"),
-    [(signal.SIGTERM, 6, 6), (signal.SIGINT, 8, 8)],
+    [(signal.SIGTERM, 6, 6), (signal.SIGINT, 8, 8), (signal.SIGHUP, 7, 7)],
 )
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     number, iteration, saved, straight, tmp_path, monkeypatch, capfd

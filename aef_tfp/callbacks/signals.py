@@ -1,5 +1,6 @@
 """A clean end when somebody or something wants a run to stop."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ from aef_tfp.distribution import any_worker
 
 __all__ = ["RunInterrupted", "StopOnSignal"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # For the handler, and for what it ends.
 _GRACE_SECONDS = 3.0
@@ -37,9 +38,10 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Saves and stops after the present step on SIGINT (Ctrl-C) or SIGTERM.
+    """Saves and stops after the present step on SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
-    A context manager: signals are caught inside the `with` only. A second SIGINT stops
+    SIGHUP is the end of a terminal; where it is ignored, as by `nohup`, it still is. A
+    context manager: signals are caught inside the `with` only. A second SIGINT stops
     at once, without saving, and so does the first one if there is nothing to save yet.
     If one of several workers is asked, all of them stop.
 
@@ -71,6 +73,9 @@ class StopOnSignal(keras.callbacks.Callback):
         """Starts to catch the signals, which Python allows in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
+                ignored = signal.getsignal(number) == signal.SIG_IGN
+                if number == signal.SIGHUP and ignored:
+                    continue
                 self._former[number] = signal.signal(number, self._receive)
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
@@ -110,10 +115,10 @@ class StopOnSignal(keras.callbacks.Callback):
             heard += number == signal.SIGINT
             if number == signal.SIGINT and (heard > 1 or not self._has_unsaved):
                 if not self._is_over.wait(_GRACE_SECONDS):
-                    os.write(2, b"\ninterrupted; --resume goes on from what is saved\n")
+                    _say(b"\ninterrupted; --resume goes on from what is saved\n")
                     os._exit(128 + number)
             elif number in _SIGNALS:
-                os.write(2, _SAVING)
+                _say(_SAVING)
         os.close(source)
 
     def on_train_batch_end(
@@ -133,3 +138,9 @@ class StopOnSignal(keras.callbacks.Callback):
             self.checkpoints.save()
             number = self._received or signal.SIGTERM
             raise RunInterrupted(number, self.checkpoints.saved_iteration)
+
+
+def _say(text: bytes) -> None:
+    # Of a terminal that is gone, nobody listens.
+    with contextlib.suppress(OSError):
+        os.write(2, text)
