@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from aef_tfp.models.units import boundary_share, lattice_of, unbounded_columns
+from aef_tfp.models.units import (
+    boundary_share,
+    constant_columns,
+    few_values,
+    lattice_of,
+    unbounded_columns,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3))
 DIGITS = np.random.default_rng(0).integers(0, 17, (16, 8, 8, 1))
@@ -22,6 +28,9 @@ UNIFORM = np.random.default_rng(1).uniform(size=(16, 12, 12, 3))
         (np.random.default_rng(0).integers(0, 4096, (4, 12, 12)) / 4095, 4095, 0.0),
         (DIGITS / 16, 16, 0.0),
         (DIGITS / 17, 17, 0.0),
+        (IMAGES.reshape(16, 6, 2, 6, 2, 3).mean((2, 4)) / 255, 1020, 0.0),  # resized
+        (np.random.default_rng(0).integers(0, 31235, (16, 24, 24)) / 31234, 31234, 0.0),
+        (0.0371 * IMAGES / 255, 255 / 0.0371, 0.0),
         (DIGITS / 20, 20, 0.0),  # found from the spacing alone
         (0.1 + 0.8 * DIGITS / 16, 20, 0.0),
         (IMAGES > 100.0, 1, 0.0),
@@ -52,6 +61,49 @@ def test_lattices_are_found(x, count, offset):
 )
 def test_continuous_values_are_no_lattice(x):
     assert lattice_of(np.asarray(x, np.float32), 256) is None
+
+
+def test_blank_events_in_front_hide_no_lattice():
+    x = np.zeros((64, 64, 64, 1), np.float32)
+    x[10:] = np.random.default_rng(0).integers(0, 256, (54, 64, 64, 1)) / 255
+    assert lattice_of(x) == (255.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "count"),
+    [
+        ((IMAGES / 255) ** 2.2, 254),
+        (np.sqrt(DIGITS / 16), 15),
+        (np.array([0.21, 0.53, 0.77])[DIGITS % 3], 3),
+        (UNIFORM, None),
+        (np.concatenate([UNIFORM, UNIFORM[:, :, ::-1]]), None),  # flipped
+        (np.repeat(UNIFORM[:1], 50, axis=0), None),  # one event many times
+        (np.broadcast_to(UNIFORM[:, :1, :1], UNIFORM.shape), None),
+        (np.where(UNIFORM < 0.5, 0.0, UNIFORM), None),
+        (np.where(UNIFORM < 0.5, 0.3, UNIFORM), None),
+        # Windows of a signal, each of which begins a step later.
+        (np.lib.stride_tricks.sliding_window_view(UNIFORM.ravel()[:79], 16), None),
+        (np.zeros((4, 2)), None),
+        (np.zeros((0, 2)), None),
+    ],
+)
+def test_values_that_many_events_share_are_counted(x, count):
+    assert few_values(np.float32(x)) == count
+
+
+def test_pixels_of_one_value_are_named():
+    x = UNIFORM.astype("float32")
+    assert constant_columns(x) == []
+    x[:, 0] = 0.0
+    x[:, 5, 5, 0] = 0.3
+    assert constant_columns(x) == ["column (5, 5, 0) is constant"]
+    assert constant_columns(x[:1]) == []
+
+
+def test_integers_by_rounding_are_found():
+    x = 1e9 + np.random.default_rng(0).normal(0.0, 99.0, (50, 2))
+    assert unbounded_columns(x) == []
+    assert unbounded_columns(x, "float32") == ["columns 0, 1 are all integers"]
 
 
 def test_a_lattice_says_what_it_is():

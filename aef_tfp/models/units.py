@@ -4,7 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Lattice", "boundary_share", "lattice_of", "unbounded_columns"]
+__all__ = [
+    "Lattice",
+    "boundary_share",
+    "constant_columns",
+    "few_values",
+    "lattice_of",
+    "unbounded_columns",
+]
 
 # Values that are looked at: enough for each level to occur beside its neighbour.
 _VALUES = 2**15
@@ -14,7 +21,11 @@ _COARSE = (1, 2, 3, 4, 254, 255, 256)
 _FINE = (1023, 1024, 4095, 4096, 16383, 16384, 65534, 65535, 65536)
 
 # Below so many levels their spacing can be seen from the values themselves.
-_MOST_LEVELS = 1000
+_MOST_LEVELS = 65_536
+
+# Images of 8 bits after any function of a value have fewer values than this, each of
+# them in so many images. Windows of one field share values, too, but have more.
+_FEW, _SHARED = 512, 8
 
 # Columns beyond which no dependence is searched: a decomposition takes N^3 operations.
 _MOST_COLUMNS = 1000
@@ -47,14 +58,14 @@ def lattice_of(x: np.ndarray, num_levels: int | None = None) -> Lattice | None:
     """Finds the lattice on which all values of real data lie.
 
     Args:
-        x: Finite floats `[n, ...]`.
+        x: Floats `[n, ...]`; those that are not finite do not count.
         num_levels: A number of levels that is likely.
 
     Returns:
         None if there is none, or nothing to tell it from: fewer than two values.
     """
-    values = np.asarray(x).ravel()[:_VALUES].astype(np.float64)
-    distinct = np.unique(values)
+    values = _some(x)
+    distinct = np.unique(values[np.isfinite(values)])
     if len(distinct) < 2:
         return None
     likely = {*_COARSE, *([num_levels - 1, num_levels] if num_levels else [])}
@@ -71,18 +82,63 @@ def lattice_of(x: np.ndarray, num_levels: int | None = None) -> Lattice | None:
     return _spaced(distinct)
 
 
+def _some(x: np.ndarray) -> np.ndarray:
+    """Some values of each event, `[n, k]`: the first events may be blank images."""
+    rows = np.asarray(x)[:_VALUES]
+    rows = rows.reshape(len(rows), -1) if rows.size else np.empty((0, 0))
+    width = _VALUES // max(1, len(rows))
+    if rows.shape[1] > width:
+        # Not every tenth: a row of pixels could be one of the frame.
+        chosen = np.random.default_rng(0).choice(rows.shape[1], width, replace=False)
+        rows = rows[:, chosen]
+    return rows.astype(np.float64)
+
+
 def _spaced(distinct: np.ndarray) -> Lattice | None:
     """The lattice whose spacing is the smallest difference of values."""
     spacing = np.diff(distinct).min()
-    if len(distinct) < 5 or spacing < 1.0 / _MOST_LEVELS:
+    if len(distinct) < 5 or spacing < 0.99 / _MOST_LEVELS:
         return None
-    k = (distinct - distinct[0]) / spacing
-    # The spacing's own rounding error, as often as there are levels.
-    tolerance = 0.01 + 2.4e-7 * np.abs(distinct).max() / spacing * k[-1]
-    if tolerance > 0.25 or np.abs(k - np.rint(k)).max() > tolerance:
+    # What float32 rounds of a difference. The spacing's own share of it grows with the
+    # number of levels between two values, so it is measured again over more of them.
+    rounding = 1.2e-7 * max(1.0, np.abs(distinct).max())
+    steps = distinct - distinct[0]
+    reached = 1.0
+    while reached * spacing < 0.999 * steps[-1]:
+        near = steps[steps <= 0.25 * spacing**2 * reached / rounding]
+        k = np.rint(near[-1] / spacing)
+        if k <= reached:
+            return None
+        spacing, reached = near[-1] / k, k
+    k = steps / spacing
+    if np.abs(k - np.rint(k)).max() > 0.01 + 2.0 * rounding / spacing:
         return None
-    count = np.rint(k)[-1] / (distinct[-1] - distinct[0])
+    count = np.rint(k)[-1] / steps[-1]
     return Lattice(float(count), float(np.round(distinct[0] * count % 1.0, 3) % 1.0))
+
+
+def few_values(x: np.ndarray) -> int | None:
+    """Returns how many values there are between 0 and 1, if many events share few.
+
+    Like levels that are not evenly spaced: of a gamma curve, of a palette.
+
+    Args:
+        x: Floats `[n, ...]`.
+    """
+    values = _some(x)
+    # Equal events share all of their values.
+    _, first = np.unique(values, axis=0, return_index=True)
+    rows = values[np.sort(first)]
+    events = [np.unique(row[(row > 0.0) & (row < 1.0)]) for row in rows]
+    distinct, of_half = (
+        len(np.unique(np.concatenate([np.empty(0), *events[:count]])))
+        for count in (len(events), len(events) // 2)
+    )
+    occurrences = sum(map(len, events))
+    if not 0 < _SHARED * distinct <= occurrences or distinct > _FEW:
+        return None
+    # Of a signal in windows later events have other values.
+    return distinct if of_half >= 0.9 * distinct else None
 
 
 def boundary_share(x: np.ndarray) -> float:
@@ -90,7 +146,24 @@ def boundary_share(x: np.ndarray) -> float:
     return float(np.mean((x == 0.0) | (x == 1.0))) if x.size else 0.0
 
 
-def unbounded_columns(x: np.ndarray) -> list[str]:
+def constant_columns(x: np.ndarray) -> list[str]:
+    """Describes the pixels of float images that are constant, but not 0 or 1.
+
+    Args:
+        x: Floats `[n, *event_shape]`.
+
+    Returns:
+        As `unbounded_columns`.
+    """
+    rows = x[:_ROWS].reshape(min(len(x), _ROWS), -1)
+    if len(rows) < 2:
+        return []
+    inner = (rows[0] > 0.0) & (rows[0] < 1.0)
+    columns = np.flatnonzero(inner & (np.ptp(rows, axis=0) == 0.0))
+    return [_phrase(columns, x.shape[1:], "constant")] if len(columns) else []
+
+
+def unbounded_columns(x: np.ndarray, dtype: str = "float64") -> list[str]:
     """Describes the entries of continuous events whose density has no bound.
 
     A model that puts all mass on a constant, on integers, or on the plane in which
@@ -98,12 +171,13 @@ def unbounded_columns(x: np.ndarray) -> list[str]:
 
     Args:
         x: Floats or integers `[n, *event_shape]`, at least two events.
+        dtype: What a model makes of them, which may round them to integers.
 
     Returns:
         One phrase per kind of fault, naming the columns: `"column 3 is constant"`.
     """
     shape = x.shape[1:]
-    rows = x[:_ROWS].reshape(min(len(x), _ROWS), -1).astype(np.float64)
+    rows = x[:_ROWS].reshape(min(len(x), _ROWS), -1).astype(dtype).astype(np.float64)
     if len(rows) < 2 or not np.all(np.isfinite(rows)):
         return []
     is_constant = np.ptp(rows, axis=0) == 0.0
