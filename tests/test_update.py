@@ -150,9 +150,29 @@ def test_an_optimizer_that_was_built_stays_as_it_was():
     first = update_of(flat, variables)
     again = update_of(flat, variables)
     assert again.vector is first.vector
-    # Of other weights, the state would be another one's.
-    with pytest.raises(ValueError, match="Unknown variable"):
-        in_one(update_of(flat, variables[:2]))([tf.zeros((3, 2)), None], variables[:2])
+    # Of other weights, also of equal sizes, the state would be another one's.
+    for built in (optimizer, flat):
+        for others in (made(), [*variables, keras.Variable(0.0)]):
+            with pytest.raises(ValueError, match="was built for other weights, of"):
+                update_of(built, others)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    adam = optimizers.Adam(1e-3, name="shared")
+    model = tiny(optimizer=adam)
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    with pytest.raises(ValueError, match="'shared' was built for other weights"):
+        tiny(optimizer=adam)
+    model.compile(adam)
+    assert int(adam.iterations.numpy()) == 2
+    model.optimizer = optimizers.Adam(1e-3)
+    with pytest.raises(ValueError, match="another optimizer than it was compiled with"):
+        model.fit(FLOATS[:32], verbose=0)
+    with pytest.raises(ValueError, match=r"compile needs an optimizer, got None\."):
+        model.compile(None)
+    for name in ("steps_per_execution", "max_skipped_updates"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            model.compile(**{name: 0})
 
 
 # In a model.
@@ -174,12 +194,23 @@ def test_a_layer_frozen_after_compile_stays():
     model.encoder.trainable = False
     before, others = weights(model.encoder), weights(model.decoder)
     frozen = [w.numpy() for w in model.encoder.weights]
-    model.make_train_function(force=True)
     model.fit(FLOATS[:32], batch_size=16, verbose=0)
     assert not before
     for weight, old in zip(model.encoder.weights, frozen, strict=True):
         np.testing.assert_array_equal(weight.numpy(), old)
     assert largest_difference(weights(model.decoder), others) > 0.0
+    model.encoder.trainable = True
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    assert largest_difference(weights(model.encoder), frozen) > 0.0
+
+
+def test_a_layer_unfrozen_after_compile_wants_another_compilation():
+    model = tiny()
+    model.encoder.trainable = False
+    model.compile(optimizers.Adam(1e-3), jit_compile=False)
+    model.encoder.trainable = True
+    with pytest.raises(ValueError, match="Layers were unfrozen since the model was"):
+        model.fit(FLOATS[:32], verbose=0)
 
 
 @pytest.mark.parametrize("kind", ["Adam", "EMA"])

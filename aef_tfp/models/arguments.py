@@ -12,6 +12,7 @@ __all__ = [
     "check_positive_scale",
     "checked_count",
     "checked_event_shape",
+    "checked_seed",
     "shape_text",
 ]
 
@@ -44,6 +45,19 @@ def checked_count(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}.")
     return int(value)
+
+
+def checked_seed(value: Any, least: int = 0) -> int:
+    """Returns a seed after a check.
+
+    Raises:
+        ValueError: If `value` is not an integer of at least `least` and of 64 bits:
+            higher ones would be the same as lower ones.
+    """
+    seed = checked_count("seed", value, least)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be below 2**64, got {value!r}.")
+    return seed
 
 
 def check_fits_memory(what: str, num_bytes: int, remedy: str) -> None:

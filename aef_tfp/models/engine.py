@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.memory import keep_freed_memory
-from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.arguments import checked_count, checked_seed
 from aef_tfp.models.clipping import (
     clip,
     loss_scale,
@@ -28,6 +28,7 @@ from aef_tfp.models.examples import unpack_batch
 from aef_tfp.models.forward import Pass, run_layers
 from aef_tfp.models.gate import Gate
 from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
+from aef_tfp.models.refusals import Refusals
 from aef_tfp.models.replicas import (
     agreed,
     num_replicas,
@@ -46,6 +47,9 @@ _TRAIN, _TEST = 0, 1
 
 # Stream of the layers' own noise under a step's seed; the models count from 0.
 _LAYERS = 2**30
+
+# Attributes that steps read as constants when they are traced.
+_IN_STEPS = ("seed", "noise_std", "denoising_target", "num_importance_samples")
 
 
 class LikelihoodTrainer(keras.Model):
@@ -72,7 +76,7 @@ class LikelihoodTrainer(keras.Model):
 
     def __init__(self, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self.seed = checked_count("seed", seed, least=0)
+        self.seed = checked_seed(seed)
         self._objective_metric = keras.metrics.Mean(name="negative_objective")
         self._regularization_metric = keras.metrics.Mean(name="regularization_loss")
         self._gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
@@ -86,12 +90,21 @@ class LikelihoodTrainer(keras.Model):
         self._traced = types.SimpleNamespace(assigned=[])
         self._skips_seen = 0
         self._skips_in_a_row = 0
+        self._refusals = Refusals()
         self._update: Update
+        self._trained: tuple[int, ...] = ()
+        self._have_data_come = False
         self.train_function: Any = None
         self.test_function: Any = None
         self.predict_function: Any = None
 
     event_shape: tuple[int, ...]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; steps with another value of it are traced anew."""
+        super().__setattr__(name, value)
+        if name in _IN_STEPS:
+            self.train_function = self.test_function = None
 
     @abstractmethod
     def objective_logs(self, loss: Any) -> dict[str, Any]:
@@ -141,18 +154,19 @@ class LikelihoodTrainer(keras.Model):
             **kwargs: None; `loss`, `metrics` and the like are refused.
 
         Raises:
-            ValueError: If `max_skipped_updates` is below 1, there are other arguments,
-                or the optimizer was not made in the scope of several replicas.
+            ValueError: If a count is below 1, there are other arguments, the optimizer
+                was built for another model, or not made in the scope of several
+                replicas.
         """
         if kwargs:
             raise ValueError(
                 f"compile takes no {next(iter(kwargs))!r}: the model brings its own "
                 "objective and metrics; pass an optimizer."
             )
-        if max_skipped_updates < 1:
-            raise ValueError(
-                f"max_skipped_updates must be at least 1, got {max_skipped_updates!r}."
-            )
+        if optimizer is None:
+            raise ValueError("compile needs an optimizer, got None.")
+        checked_count("max_skipped_updates", max_skipped_updates)
+        checked_count("steps_per_execution", steps_per_execution)
         super().compile(
             optimizer=optimizer,
             steps_per_execution=steps_per_execution,
@@ -205,6 +219,7 @@ class LikelihoodTrainer(keras.Model):
         """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
         super().reset_metrics()
         self._skips_seen = 0
+        self._have_data_come = False
 
     def get_metrics_result(self):
         """Returns the training metrics under the names that logs carry."""
@@ -250,9 +265,28 @@ class LikelihoodTrainer(keras.Model):
         pass
 
     def make_train_function(self, force: bool = False):
-        """Builds the function that `fit` calls with an iterator."""
-        if self.train_function is not None and not force:
+        """Builds the function that `fit` calls with an iterator.
+
+        Raises:
+            ValueError: If there are weights to train, or an optimizer, that were not
+                there when it was compiled.
+        """
+        if self._update.optimizer is not self.optimizer:
+            raise ValueError(
+                "The model has another optimizer than it was compiled with: compile it "
+                "again, model.compile(optimizer)."
+            )
+        variables = self.trainable_variables
+        if not self._update.knows(variables):
+            raise ValueError(
+                "Layers were unfrozen since the model was compiled, and the optimizer "
+                "does not know their weights: compile it again, with a new optimizer."
+            )
+        # Layers that were frozen meanwhile stay as they are.
+        trained = tuple(map(id, variables))
+        if self.train_function is not None and not force and trained == self._trained:
             return
+        self._trained = trained
         self._check_optimizer()
         with self.distribute_strategy.scope():
             # Also true of a strategy of one replica, whose variables want merge calls.
@@ -282,7 +316,11 @@ class LikelihoodTrainer(keras.Model):
         then count, in the logs too.
         """
         training = check is not None
-        gate = Gate(lambda x: self.check_batch(x, training=training), self.event_shape)
+        gate = Gate(
+            lambda x: self.check_batch(x, training=training),
+            self.event_shape,
+            self._refusals,
+        )
 
         def admit(data):
             return self.distribute_strategy.run(gate.admitted, args=(data,))
@@ -305,10 +343,16 @@ class LikelihoodTrainer(keras.Model):
         compiled = run if self.run_eagerly else tf.function(run, reduce_retracing=True)
 
         def run_or_stop(iterator):
-            with gate.telling():
+            with self._refusals.telling():
                 steps, logs = compiled(iterator)
             if int(steps) == 0:
+                if not self._have_data_come:
+                    raise ValueError(
+                        "There are no images: the data gave no batch; if it is a "
+                        "generator, it had ended in an epoch before."
+                    )
                 raise StopIteration
+            self._have_data_come = True
             if check is not None:
                 check(int(steps), logs, iterator)
             return logs

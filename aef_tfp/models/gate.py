@@ -1,13 +1,13 @@
 """Where batches of all kinds of data meet: a check on the host before each step."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from aef_tfp.models.examples import unpack_batch
+from aef_tfp.models.refusals import Refusals
 
 __all__ = ["Gate"]
 
@@ -22,17 +22,23 @@ class Gate:
     Args:
         check: Takes one batch `[n, ...]`, and raises a `ValueError` for the user.
         shape: Of one event, for batches whose shape is not known beforehand.
+        refusals: Keeps what the check raises.
 
     Example:
-        >>> gate = Gate(model.events.check, model.event_shape)
-        >>> with gate.telling():
+        >>> gate = Gate(model.events.check, model.event_shape, refusals)
+        >>> with refusals.telling():
         ...     run(iterator)  # calls gate.admitted(batch) in its graph
     """
 
-    def __init__(self, check: Callable[[np.ndarray], None], shape: Sequence[int]):
+    def __init__(
+        self,
+        check: Callable[[np.ndarray], None],
+        shape: Sequence[int],
+        refusals: Refusals,
+    ):
         self._check = check
         self._shape = (None, *shape)
-        self._refusal: ValueError | None = None
+        self._refusals = refusals
 
     def admitted(self, data: Any) -> Any:
         """Returns a batch of one replica, to be used in place of `data`."""
@@ -41,20 +47,6 @@ class Gate:
             return tf.ensure_shape(x, self._shape)
 
     def _look(self, x: np.ndarray) -> bool:
-        try:
+        with self._refusals.kept():
             self._check(x)
-        except ValueError as error:
-            self._refusal = error
-            raise
         return True
-
-    @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """Raises what the check said in place of TensorFlow's account of it."""
-        try:
-            yield
-        except tf.errors.OpError:
-            refusal, self._refusal = self._refusal, None
-            if refusal is None:
-                raise
-            raise refusal from None

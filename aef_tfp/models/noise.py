@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.models.arguments import checked_seed
+
 __all__ = [
     "fold_seed",
     "normal_noise",
@@ -29,9 +31,13 @@ def stateless_seed(seed: int | None) -> tf.Tensor:
     Args:
         seed: Any integer of 64 bits; None draws one from NumPy's global generator,
             which `keras.utils.set_random_seed` seeds.
+
+    Raises:
+        ValueError: If it is no such integer.
     """
     if seed is None:
         seed = int(np.random.randint(2**63))
+    seed = checked_seed(seed, least=-(2**63))
     low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     return tf.constant(np.array([low, high], np.uint32).view(np.int32))
 

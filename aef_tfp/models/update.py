@@ -40,8 +40,15 @@ class Update:
 
     def __init__(self, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]):
         self.optimizer = optimizer
-        self.variables = list(variables)
-        optimizer.build(self.variables)
+        self._weights = list(variables)
+        self._build()
+
+    def _build(self) -> None:
+        self.optimizer.build(self._weights)
+
+    def knows(self, variables: Sequence[keras.Variable]) -> bool:
+        """Whether it was made for these weights, and maybe for others."""
+        return set(_ids(variables)) <= set(_ids(self._weights))
 
     def gather(self) -> None:
         """Prepares an update; outside of any replica, if there are several."""
@@ -69,19 +76,23 @@ class FlatUpdate(Update):
     def __init__(self, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]):
         self._sizes = [int(np.prod(variable.shape)) for variable in variables]
         self._places = {id(variable): i for i, variable in enumerate(variables)}
-        former = _vector_of(optimizer)
-        self.vector: keras.Variable = (
-            former
-            if former is not None
-            else keras.Variable(
-                initializer="zeros",
-                shape=(sum(self._sizes),),
-                dtype=variables[0].dtype,
-                name="all_weights",
-            )
+        super().__init__(optimizer, variables)
+
+    def _build(self) -> None:
+        former = _vector_of(self.optimizer)
+        self.vector: keras.Variable = former if former is not None else self._new()
+        self.optimizer.build([self.vector])
+
+    def _new(self) -> keras.Variable:
+        vector = keras.Variable(
+            initializer="zeros",
+            shape=(sum(self._sizes),),
+            dtype=self._weights[0].dtype,
+            name="all_weights",
         )
-        super().__init__(optimizer, [self.vector])
-        self._weights = list(variables)
+        # For whoever compiles with the same optimizer next.
+        vector.made_of = _ids(self._weights)
+        return vector
 
     def gather(self) -> None:
         """Copies the weights into the vector."""
@@ -122,7 +133,16 @@ def update_of(
     Args:
         optimizer: Any optimizer of Keras, one that was built for the same weights, too.
         variables: The trainable weights.
+
+    Raises:
+        ValueError: If the optimizer was built for other weights.
     """
+    if not _may_update(optimizer, variables):
+        raise ValueError(
+            f"The optimizer {optimizer.name!r} was built for other weights, of another "
+            "model or before layers were frozen or unfrozen: make a new one, e.g. "
+            f"keras.optimizers.{type(optimizer).__name__}(...)."
+        )
     return (FlatUpdate if _is_elementwise(optimizer, variables) else Update)(
         optimizer, variables
     )
@@ -133,9 +153,7 @@ def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool
         return False
     if optimizer.built:
         # For the vector of an earlier compilation, or for the weights by the user.
-        vector = _vector_of(optimizer)
-        size = sum(int(np.prod(variable.shape)) for variable in variables)
-        return vector is not None and vector.shape == (size,)
+        return _vector_of(optimizer) is not None
     if optimizer.use_ema or optimizer.clipnorm:
         return False
     if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
@@ -148,6 +166,21 @@ def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool
         and not getattr(variable, "overwrite_with_gradient", False)
         for variable in variables
     )
+
+
+def _may_update(optimizer: Any, variables: Sequence[keras.Variable]) -> bool:
+    """Whether an optimizer was built for these weights, or not yet."""
+    built_for = getattr(optimizer, "_trainable_variables", None)
+    if not optimizer.built or built_for is None:
+        return True
+    vector = _vector_of(optimizer)
+    if vector is not None:
+        return vector.made_of == _ids(variables)
+    return set(_ids(variables)) <= set(_ids(built_for))
+
+
+def _ids(variables: Sequence[keras.Variable]) -> tuple[int, ...]:
+    return tuple(map(id, variables))
 
 
 def _vector_of(optimizer: keras.Optimizer) -> keras.Variable | None:
