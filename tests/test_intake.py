@@ -1,5 +1,6 @@
 """What comes in as data: all kinds of Keras, in the right units or refused."""
 
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_models import small_model
 from test_training_engine import FLOATS, largest_difference, tiny, weights
 
 from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF
@@ -357,3 +359,115 @@ def test_other_backends_are_refused_at_the_import(
     assert (message is None) == (done.returncode == 0), done.stderr
     if message is not None:
         assert message in done.stderr.splitlines()[-1]
+
+
+def test_a_generator_gives_one_type_of_batches(trained, refused):
+    # TensorFlow would cast to the type of the first: all of these floats to 0.
+    for first, then in ((INTEGERS, FLOATS), (INTEGERS, INTEGERS.astype("int64"))):
+        data = np.split(first, 3)[:2] + np.split(then, 3)[2:]
+        for method in (trained.evaluate, trained.predict):
+            said = refused(method, iter(data), verbose=0)
+            assert f"of one type, got {then.dtype} after uint8; convert" in said
+    mixed = [FLOATS[:SIZE].astype("float64"), FLOATS[SIZE:]]
+    loss = trained.evaluate(iter(mixed), verbose=0)
+    assert loss == trained.evaluate(generator(FLOATS), verbose=0)
+    assert "as arrays, got a NoneType" in refused(trained.fit, iter([None]), verbose=0)
+
+
+def test_a_generator_is_read_to_its_end_once(trained, refused):
+    said = refused(trained.fit, generator(INTEGERS), epochs=2, verbose=0)
+    assert said.startswith(
+        "fit: a generator can be read to its end but once, not in 2 "
+    )
+    said = refused(
+        trained.fit,
+        INTEGERS,
+        validation_data=generator(INTEGERS),
+        epochs=4,
+        validation_freq=2,
+        verbose=0,
+    )
+    assert "not in 2 epochs; pass validation_steps if" in said
+    endless = (INTEGERS[:SIZE] for _ in range(5))
+    assert trained.fit(endless, steps_per_epoch=2, epochs=2, verbose=0).epoch == [0, 1]
+
+
+def test_no_data_are_no_answer(trained, refused):
+    for nothing in (INTEGERS[:0], batches(INTEGERS[:0]), Batches(INTEGERS[:0])):
+        for method in (trained.fit, trained.evaluate, trained.predict):
+            assert "there are no images, got " in refused(method, nothing, verbose=0)
+        said = refused(trained.fit, INTEGERS, validation_data=nothing, verbose=0)
+        assert said.startswith("validation_data: there are no images, got ")
+    assert "no images" in refused(trained.train_on_batch, INTEGERS[:0])
+    # Known only when none comes.
+    filtered = batches(INTEGERS).filter(lambda batch: False)
+    for method in (trained.fit, trained.evaluate, trained.predict):
+        assert "the data gave no batch" in refused(method, filtered, verbose=0)
+    ended = dict(steps_per_epoch=len(INTEGERS) // SIZE, epochs=2, verbose=0)
+    with pytest.raises(
+        ValueError, match="a generator, it had ended in an epoch before"
+    ):
+        trained.fit(generator(INTEGERS), **ended)
+    assert trained.joint_log_prob(INTEGERS[:0]).shape == (0,)
+
+
+def test_masked_values_are_no_values(trained, refused):
+    masked = np.ma.masked_array(INTEGERS, mask=INTEGERS == 3)
+    count = np.count_nonzero(INTEGERS == 3)
+    for method in (trained.fit, trained.evaluate, trained.predict):
+        for data in (masked, iter([masked])):
+            assert f"got {count} masked values" in refused(method, data, verbose=0)
+    whole = np.ma.masked_array(INTEGERS, mask=False)
+    assert trained.evaluate(whole, verbose=0) == trained.evaluate(INTEGERS, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
+        ({"epochs": 1.0}, "epochs must be an integer, got 1.0"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
+        ({"validation_split": -0.5}, "validation_split must lie in [0, 1), got -0.5"),
+        ({"validation_steps": -1}, "validation_steps must be at least 1, got -1"),
+    ],
+)
+def test_options_that_keras_would_not_follow_are_refused(options, message, trained):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trained.fit(INTEGERS, verbose=0, **options)
+
+
+def test_a_batch_size_is_for_arrays(trained, refused):
+    for method in (trained.fit, trained.evaluate, trained.predict):
+        said = refused(method, batches(INTEGERS), batch_size=8, verbose=0)
+        assert said.startswith("batch_size is for arrays, got 8 for a _BatchDataset")
+
+
+def test_settings_that_change_after_a_step_count():
+    model = tiny(ExpandedAEF)
+    model.adapt(INTEGERS)
+    before = model.evaluate(INTEGERS, verbose=0)[0]
+    model.seed = 7
+    assert model.evaluate(INTEGERS, verbose=0)[0] != before
+    model.seed = 0
+    assert model.evaluate(INTEGERS, verbose=0)[0] == before
+    model.noise_std = 0.5
+    assert model.evaluate(INTEGERS, verbose=0)[0] > before
+    with pytest.raises(ValueError, match=r"seed must be below 2\*\*64, got 18446744"):
+        small_model(ExpandedAEF, (4, 4, 1), 2, seed=2**64)
+    with pytest.raises(ValueError, match=r"seed must be an integer, got 1\.5"):
+        model.sample(2, seed=1.5)
+
+
+def test_blank_images_in_front_hide_no_units(trained, refused):
+    blank_first = np.concatenate([np.zeros_like(DIVIDED), DIVIDED])
+    for kind in KINDS.values():
+        assert "disguise" in refused(trained.evaluate, kind(blank_first), verbose=0)
+
+
+def test_numbers_beyond_the_dtype_of_the_model_are_refused():
+    model = small_model(ExpandedAEF, (3,), 2, dtype="float32")
+    with pytest.raises(ValueError, match=r"model's float32, got .* to 1e\+300; give"):
+        model.adapt(np.array([[0.0, 1.0, 1e300]]))
+    with pytest.raises(ValueError, match="dtype 'bfloat16' is not supported"):
+        small_model(ExpandedAEF, (3,), 2, dtype="bfloat16")

@@ -401,7 +401,7 @@ def image_model(cls=PartitionedAEF):
             lambda m: m.interpolate(*[np.zeros((2, 4, 4, 1))] * 2, num_steps=1),
             "num_steps must be at least 2, got 1",
         ),
-        (lambda m: m.adapt(np.zeros((0, 4, 4, 1), np.uint8)), "at least one example"),
+        (lambda m: m.adapt(np.zeros((0, 4, 4, 1), np.uint8)), "there are no images"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(call, message):

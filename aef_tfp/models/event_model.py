@@ -10,11 +10,17 @@ import tensorflow as tf
 
 from aef_tfp import flows
 from aef_tfp.flows.base import build_for, keeping_adapted
-from aef_tfp.models.arguments import check_fits_memory, checked_event_shape
+from aef_tfp.models.arguments import (
+    check_fits_memory,
+    checked_count,
+    checked_event_shape,
+)
 from aef_tfp.models.engine import LikelihoodTrainer
 from aef_tfp.models.events import EventSpec
 from aef_tfp.models.examples import (
     as_arrays,
+    check_is_read_once,
+    check_reading,
     first_examples,
     in_tuples,
     unpack_batch,
@@ -98,11 +104,12 @@ class EventModel(LikelihoodTrainer):
         super().__init__(seed=seed, **kwargs)
         # Half precision has too few digits for events; networks cast for themselves.
         self.autocast = False
-        if self.dtype_policy.compute_dtype == "float16":
+        policy = self.dtype_policy
+        if "float16" in (policy.compute_dtype, policy.variable_dtype.removeprefix("b")):
             raise ValueError(
-                f"dtype {self.dtype_policy.name!r} is not supported, since logits of "
-                "pixels and their gradients overflow float16; use 'mixed_bfloat16' or "
-                "'float32'."
+                f"dtype {policy.name!r} is not supported, since logits of pixels and "
+                "their gradients overflow float16, and densities need more digits than "
+                "bfloat16 has; use 'mixed_bfloat16' or 'float32'."
             )
         self.event_shape = checked_event_shape(event_shape)
         density = self.dtype_policy.variable_dtype
@@ -122,7 +129,7 @@ class EventModel(LikelihoodTrainer):
         self.preprocessing = flows.Stack(
             [*self._squash(density), act_norm], name="preprocessing", dtype=density
         )
-        self._is_first_batch = True
+        self._are_units_known = False
         self._is_adapted = self.add_weight(
             name="is_adapted",
             shape=(),
@@ -348,9 +355,23 @@ class EventModel(LikelihoodTrainer):
             FloatingPointError: If too many updates in a row are not finite.
         """
         self._assert_compile_called("fit")
+        self._refusals.forget()
         x = self._admitted("fit", x, y, sample_weight, class_weight)
+        check_reading(x, batch_size=batch_size, **kwargs)
+        if not 0.0 <= validation_split < 1.0:
+            raise ValueError(
+                f"validation_split must lie in [0, 1), got {validation_split!r}."
+            )
+        steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
+        first = checked_count("initial_epoch", kwargs.get("initial_epoch", 0), least=0)
+        readings = range(first, checked_count("epochs", epochs, least=0))
+        check_is_read_once("fit", x, len(readings), steps[0])
         if validation_data is not None:
-            validation_data = (self._admitted("validation_data", validation_data),)
+            held_out = self._admitted("validation_data", validation_data)
+            frequency = kwargs.get("validation_freq", 1)
+            count = sum(self._should_eval(epoch, frequency) for epoch in readings)
+            check_is_read_once("validation_data", held_out, count, steps[1])
+            validation_data = (held_out,)
         x = self._begin_training("fit", x, verbose)
         if not isinstance(x, (np.ndarray, tf.Tensor, keras.utils.PyDataset)):
             # A data set shuffles itself; Keras warns about its own default.
@@ -383,17 +404,28 @@ class EventModel(LikelihoodTrainer):
         the batch: equal calls give equal values.
         """
         if not kwargs.get("_use_cached_eval_dataset"):
+            self._refusals.forget()
             x = self._admitted("evaluate", x, y, sample_weight)
+            check_reading(x, batch_size=batch_size, **kwargs)
         return super().evaluate(x, None, batch_size, verbose, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x, batch_size=None, *args, **kwargs):
         """Reconstructs events; arguments as in `keras.Model.predict`.
 
         Raises:
             ValueError: If the data do not fit the model.
         """
+        self._refusals.forget()
         x = self._admitted("predict", x, density=False)
-        return super().predict(x, *args, **kwargs)
+        check_reading(x, batch_size=batch_size, **kwargs)
+        with self._refusals.telling():
+            try:
+                return super().predict(x, batch_size, *args, **kwargs)
+            except UnboundLocalError as error:
+                # Keras's own, where no batch came.
+                if "batch_outputs" not in str(error):
+                    raise
+                raise ValueError("predict: the data gave no batch.") from None
 
     def train_on_batch(
         self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
@@ -421,6 +453,11 @@ class EventModel(LikelihoodTrainer):
         return self._on_batch(self.test_function, x, return_dict)
 
     def _on_batch(self, function, x, return_dict):
+        if not isinstance(x, (np.ndarray, tf.Tensor)):
+            raise ValueError(
+                "train_on_batch and test_on_batch take one array of images, got "
+                f"{type(x).__name__}; use fit and evaluate."
+            )
         self.reset_metrics()
         data = tf.data.Dataset.from_tensors(x)
         distributed = self.distribute_strategy.experimental_distribute_dataset(data)
@@ -473,7 +510,7 @@ class EventModel(LikelihoodTrainer):
             if density and self._has_density:
                 self.events.check_density(name, x)
         elif isinstance(x, Iterator):
-            return in_tuples(x)
+            return in_tuples(x, self._refusals)
         return x
 
     def _begin_training(self, name: str, x: Any, verbose: Any) -> Any:
@@ -502,14 +539,15 @@ class EventModel(LikelihoodTrainer):
             "lower the batch size",
         )
         self.events.check(x, finite=not training)
-        if self._is_first_batch and self._has_density:
+        if not self._are_units_known and self._has_density:
             self.events.check_density("data", x)
-        self._is_first_batch = False
+            # A batch of blank images tells nothing.
+            self._are_units_known = x.size > 0 and np.ptp(x) != 0
 
     def reset_metrics(self):
         """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
         super().reset_metrics()
-        self._is_first_batch = True
+        self._are_units_known = False
 
     def _act_norms(self) -> list[flows.ActNorm]:
         layers = self._flatten_layers()

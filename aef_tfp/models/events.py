@@ -10,8 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.models.arguments import checked_event_shape, shape_text
+from aef_tfp.models.examples import refuse_masked
 from aef_tfp.models.noise import uniform_noise
-from aef_tfp.models.units import boundary_share, lattice_of, unbounded_columns
+from aef_tfp.models.units import (
+    boundary_share,
+    constant_columns,
+    few_values,
+    lattice_of,
+    unbounded_columns,
+)
 
 __all__ = ["EventSpec"]
 
@@ -128,6 +135,8 @@ class EventSpec:
             )
         if isinstance(x, (np.ndarray, tf.Tensor)):
             self.check(x)
+            if not len(x):
+                raise ValueError(f"{name}: there are no images, got shape {x.shape}.")
             return
         if isinstance(x, (str, bytes, dict, set)) or not (
             isinstance(x, (Iterable, keras.utils.PyDataset))
@@ -136,6 +145,13 @@ class EventSpec:
                 f"{name}: the model takes an array of images, or a data set or "
                 f"generator of batches, got {type(x).__name__}."
             )
+        is_empty = (
+            int(x.cardinality()) == 0
+            if isinstance(x, tf.data.Dataset)
+            else isinstance(x, keras.utils.PyDataset) and x.num_batches == 0
+        )
+        if is_empty:
+            raise ValueError(f"{name}: there are no images, got 0 batches.")
         spec = getattr(x, "element_spec", None)
         if isinstance(spec, (tuple, list, dict)) and len(spec) != 1:
             raise ValueError(
@@ -163,9 +179,11 @@ class EventSpec:
             x: Events `[n, ...]`.
 
         Raises:
-            ValueError: If all of the first events' values are such.
+            ValueError: If all values that are looked at are such.
         """
-        values = np.asarray(x[:_LEVEL_EXAMPLES])
+        # From all over: the first ones may be blank.
+        step = max(1, len(x) // _LEVEL_EXAMPLES)
+        values = np.asarray(x[::step][:_LEVEL_EXAMPLES])
         if self.num_levels is None or values.dtype.kind in "biu" or not values.size:
             return
         if values.dtype.itemsize < 4:
@@ -174,8 +192,16 @@ class EventSpec:
                 "between 0 and 1, so their density has no bound; pass integers, which "
                 "the model dequantizes, or dequantized images of float32."
             )
-        lattice = lattice_of(values[np.isfinite(values)], self.num_levels)
+        lattice = lattice_of(values, self.num_levels)
         if lattice is None:
+            count = few_values(values)
+            if count is not None:
+                raise ValueError(
+                    f"{name}: the images share {count} values between 0 and 1, as if a "
+                    "function had been applied to integers, so their density has no "
+                    "bound and bits per dimension would mean nothing; pass the "
+                    "integers from before, and the model dequantizes them."
+                )
             return
         levels = round(lattice.per_unit) + (lattice.offset == 0.0)
         where = "" if levels <= self.num_levels else f" to a model of {levels:,} levels"
@@ -202,14 +228,19 @@ class EventSpec:
                     "there; pass integers, or dequantize before you clip.",
                     stacklevel=3,
                 )
+        # Integers of levels get noise.
+        phrases = []
         if self.num_levels is None:
-            for phrase in unbounded_columns(x):
-                warnings.warn(
-                    f"{name}: {phrase}, so their density has no bound and the "
-                    "likelihood means nothing there; leave them out, or add noise of "
-                    "the size of their measuring error.",
-                    stacklevel=3,
-                )
+            phrases = unbounded_columns(x, self.dtype)
+        elif x.dtype.kind == "f":
+            phrases = constant_columns(x)
+        for phrase in phrases:
+            warnings.warn(
+                f"{name}: {phrase}, so their density has no bound and the likelihood "
+                "means nothing there; leave them out, or add noise of the size of "
+                "their measuring error.",
+                stacklevel=3,
+            )
 
     def check_shape(self, shape: Any) -> None:
         """Checks a batch's shape; raises a ValueError in one line."""
@@ -233,6 +264,7 @@ class EventSpec:
         Raises:
             ValueError: If they do not fit, in one line.
         """
+        refuse_masked(x)
         x = np.asarray(x)
         # Of the half precision types, NumPy knows but one.
         is_float = x.dtype.kind == "f" or x.dtype.name == "bfloat16"
@@ -260,6 +292,12 @@ class EventSpec:
             raise ValueError(
                 f"Float images must lie in [0, 1], got values from {low:g} to "
                 f"{high:g}; {self._advice(x, low, high)}."
+            )
+        elif max(-low, high) > float(np.finfo(self.dtype).max):
+            raise ValueError(
+                f"Events must be finite in the model's {self.dtype}, got values from "
+                f"{low:g} to {high:g}; give them in larger units, or build the model "
+                "with dtype='float64'."
             )
 
     def _advice(self, x: np.ndarray, low: float, high: float) -> str:

@@ -8,13 +8,88 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["as_arrays", "first_examples", "in_tuples", "unpack_batch"]
+from aef_tfp.models.arguments import checked_count
+from aef_tfp.models.refusals import Refusals
+
+__all__ = [
+    "as_arrays",
+    "check_is_read_once",
+    "check_reading",
+    "first_examples",
+    "in_tuples",
+    "refuse_masked",
+    "unpack_batch",
+]
 
 
 def as_arrays(x: Any) -> Any:
     """Returns array-likes that Keras takes, of pandas and the like, as NumPy arrays."""
     is_one = isinstance(x, (np.ndarray, tf.Tensor)) or not hasattr(x, "__array__")
     return x if is_one else np.asarray(x)
+
+
+def refuse_masked(x: Any) -> None:
+    """Refuses arrays of NumPy with masked values, which Keras would take as they are.
+
+    Raises:
+        ValueError: If there are such values.
+    """
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"Events must be whole, got {np.ma.count_masked(x)} masked values; fill "
+            "them in, x.filled(value), or leave these events out."
+        )
+
+
+def check_reading(x: Any, **options: Any) -> None:
+    """Checks how data are to be read, which Keras does in part only.
+
+    Args:
+        x: The data.
+        **options: Of `fit`, `evaluate` and `predict`, `batch_size` and steps among
+            them.
+
+    Raises:
+        ValueError: If a count is below 1, or there is a batch size for batches.
+    """
+    for name in (
+        "batch_size",
+        "steps",
+        "steps_per_epoch",
+        "validation_steps",
+        "validation_batch_size",
+    ):
+        if options.get(name) is not None:
+            checked_count(name, options[name])
+    size = options.get("batch_size")
+    if size is not None and not isinstance(x, (np.ndarray, tf.Tensor)):
+        raise ValueError(
+            f"batch_size is for arrays, got {size} for a {type(x).__name__}, whose "
+            "batches are what it gives: leave it out."
+        )
+
+
+def check_is_read_once(name: str, x: Any, count: int, steps: int | None) -> None:
+    """Refuses to read a generator to its end more than once.
+
+    Keras would go on with the first two batches alone, which it has kept.
+
+    Args:
+        name: What the message calls the data.
+        x: The data.
+        count: How often they are to be read.
+        steps: Batches of each reading; None until the end.
+
+    Raises:
+        ValueError: If it is a generator, and there is no number of steps.
+    """
+    if isinstance(x, Iterator) and steps is None and count > 1:
+        which = "validation_steps" if name == "validation_data" else "steps_per_epoch"
+        raise ValueError(
+            f"{name}: a generator can be read to its end but once, not in {count} "
+            f"epochs; pass {which} if it goes on, or a data set, e.g. "
+            "tf.data.Dataset.from_generator(function, ...)."
+        )
 
 
 def unpack_batch(data: Any) -> Any:
@@ -97,7 +172,34 @@ def _rejoined(taken: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 
-def in_tuples(batches: Iterable[Any]) -> Iterator[Any]:
-    """Batches of a generator as Keras wants them; labels are an error."""
+def in_tuples(batches: Iterable[Any], refusals: Refusals) -> Iterator[Any]:
+    """Batches of a generator as Keras wants them; labels are an error.
+
+    So are other types than that of the first batch, to which TensorFlow casts: floats
+    in [0, 1] would become integers, all 0.
+
+    Args:
+        batches: The generator.
+        refusals: Keeps the errors, since it is TensorFlow that reads the batches.
+    """
+    former: np.dtype | None = None
     for batch in batches:
-        yield (unpack_batch(batch),)
+        with refusals.kept():
+            x = as_arrays(unpack_batch(batch))
+            refuse_masked(x)
+            if not hasattr(x, "dtype"):
+                raise ValueError(
+                    f"A generator gives batches of images as arrays, got a "
+                    f"{type(x).__name__}."
+                )
+            dtype = np.dtype(keras.backend.standardize_dtype(x.dtype))
+            former = former or dtype
+            # Among floats, what is lost is what the model loses.
+            are_floats = dtype.kind == former.kind == "f"
+            if not (are_floats or np.can_cast(dtype, former, "safe")):
+                raise ValueError(
+                    f"A generator gives batches of one type, got {dtype.name} after "
+                    f"{former.name}; convert them, batch.astype('{former.name}'), if "
+                    "all are in the same units."
+                )
+        yield (x,)
