@@ -40,19 +40,20 @@ class BestModel:
         return self.label.get("iteration")
 
 
-def load_best(run_dir: Path) -> Any:
+def load_best(run_dir: str | Path) -> Any:
     """Loads the best checkpoint of a run, with what evaluations have tuned for it.
 
     Raises:
         FileNotFoundError: If the run has none.
         DamagedFile: If it, or the file of what was tuned, is damaged.
     """
+    run_dir = Path(run_dir)
     best = read_best(run_dir)
     use_kept_scales(best, run_dir)
     return best.model
 
 
-def read_best(run_dir: Path) -> BestModel:
+def read_best(run_dir: str | Path) -> BestModel:
     """Reads best.keras, weights and label at once: a training may write another one.
 
     Raises:
@@ -60,6 +61,7 @@ def read_best(run_dir: Path) -> BestModel:
         DamagedFile: If it is damaged.
         ValueError: If another version wrote it, or it is the best of another run.
     """
+    run_dir = Path(run_dir)
     path = run_dir / "best.keras"
     config = RunConfig.from_run(run_dir)
     if not path.exists():

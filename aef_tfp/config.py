@@ -270,14 +270,14 @@ class RunConfig(RunSettings):
         return config
 
     @classmethod
-    def from_run(cls, run_dir: Path) -> "RunConfig":
+    def from_run(cls, run_dir: str | Path) -> "RunConfig":
         """Reads the configuration of a run directory.
 
         Raises:
             FileNotFoundError: If the directory has no config.json.
             DamagedFile: If that is no JSON, or its fields are not those of a run.
         """
-        path = run_dir / "config.json"
+        path = Path(run_dir) / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run_dir} holds no run: it has no config.json.")
         config = read_fields(cls, read_json(path), path, later=_LATER_FIELDS)

@@ -42,7 +42,7 @@ _TUNING_IMAGES = 64
 
 
 def evaluate_run(
-    run_dir: Path,
+    run_dir: str | Path,
     config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 - it is frozen
     *,
     data_dir: Path | None = None,
@@ -77,6 +77,7 @@ def evaluate_run(
         OSError: If the Inception network is not to be had.
     """
     config.check()
+    run_dir = Path(run_dir)
     run = RunConfig.from_run(run_dir)
     # A damaged file is better known before the long part.
     metrics.read_records(run_dir)

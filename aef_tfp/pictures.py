@@ -70,12 +70,13 @@ def image_grid(
     return np.pad(grid, [(gap, 0), (gap, 0), (0, 0)], constant_values=128)
 
 
-def save_png(path: Path, image: np.ndarray) -> None:
+def save_png(path: str | Path, image: np.ndarray) -> None:
     """Writes a uint8 image `[height, width, 1 or 3]` as a PNG file, whole or not.
 
     Raises:
         CannotWrite: If it cannot be written.
     """
+    path = Path(path)
     data = tf.io.encode_png(image).numpy()
     replace_file(path, lambda aside: aside.write_bytes(data))
 

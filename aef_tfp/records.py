@@ -96,12 +96,13 @@ def digest_of(images: Any) -> str:
     return sha.hexdigest()[:8]
 
 
-def read_records(run_dir: Path) -> list[Record]:
+def read_records(run_dir: str | Path) -> list[Record]:
     """Reads the records of a run, oldest first; none if it has no metrics.json.
 
     Raises:
         DamagedFile: If metrics.json is no list of records.
     """
+    run_dir = Path(run_dir)
     return [record for _, record in _read(run_dir)]
 
 
@@ -127,7 +128,7 @@ def _read(run_dir: Path) -> list[tuple[dict[str, Any], Record]]:
     return found
 
 
-def append_records(run_dir: Path, records: Sequence[Record]) -> None:
+def append_records(run_dir: str | Path, records: Sequence[Record]) -> None:
     """Appends records to a run's metrics.json; the file is replaced in one step.
 
     Of several processes that do it at once, none loses the records of another.
@@ -137,6 +138,7 @@ def append_records(run_dir: Path, records: Sequence[Record]) -> None:
         CannotWrite: If it cannot be written.
         BlockingIOError: If another process has been writing it for a minute.
     """
+    run_dir = Path(run_dir)
     options: dict[str, Any] = {"doing": "writing metrics.json of", "wait_seconds": 60.0}
     with locked(run_dir, ".metrics.lock", **options):
         entries = [entry for entry, _ in _read(run_dir)]

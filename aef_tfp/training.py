@@ -58,7 +58,7 @@ _PROJECTED_IMAGES = 1000
 
 def train(
     settings: RunSettings,
-    run_dir: Path,
+    run_dir: str | Path,
     *,
     data_dir: Path | None = None,
     download: bool = False,
@@ -100,6 +100,7 @@ def train(
             saved.
     """
     settings.check()
+    run_dir = Path(run_dir)
     # A cluster wants to be set up before TensorFlow does anything else.
     devices = get_strategy(strategy)
     chief = is_chief(devices)

@@ -11,6 +11,8 @@ import tensorflow as tf
 from test_models import small_model
 from test_training_engine import FLOATS, largest_difference, tiny, weights
 
+from aef_tfp.best import load_best
+from aef_tfp.callbacks import Checkpoints
 from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF
 
 INTEGERS = np.random.default_rng(0).integers(0, 17, FLOATS.shape).astype("uint8")
@@ -471,3 +473,22 @@ def test_numbers_beyond_the_dtype_of_the_model_are_refused():
         model.adapt(np.array([[0.0, 1.0, 1e300]]))
     with pytest.raises(ValueError, match="dtype 'bfloat16' is not supported"):
         small_model(ExpandedAEF, (3,), 2, dtype="bfloat16")
+
+
+def test_checkpoints_without_validation_data_say_so_before_training(tmp_path):
+    model = tiny()
+    checkpoints = Checkpoints(str(tmp_path), lambda epoch: 3 * (epoch + 1))
+    with pytest.raises(ValueError, match="'val_loss', but fit has no validation data"):
+        model.fit(FLOATS, batch_size=SIZE, verbose=0, callbacks=[checkpoints])
+    assert int(model.optimizer.iterations.numpy()) == 0
+    model.fit(
+        FLOATS,
+        batch_size=SIZE,
+        verbose=0,
+        callbacks=[checkpoints],
+        validation_data=FLOATS,
+        initial_epoch=0,
+    )
+    assert (tmp_path / "best.keras").is_file()
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        load_best(str(tmp_path))

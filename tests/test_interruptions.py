@@ -328,7 +328,13 @@ def test_skipped_updates_push_out_no_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path, lambda epoch: 14, save_interval=1, keep=2)
     fed = tf.data.Dataset.from_tensor_slices(images).batch(16)
     with pytest.raises(FloatingPointError, match="8 updates in a row"):
-        model.fit(fed, steps_per_epoch=14, callbacks=[checkpoints], verbose=0)
+        model.fit(
+            fed,
+            steps_per_epoch=14,
+            validation_data=FLOATS,
+            callbacks=[checkpoints],
+            verbose=0,
+        )
     assert [number for number, _ in checkpoints.store.existing()] == [3, 4]
     assert checkpoints.saved_iteration == 4
 

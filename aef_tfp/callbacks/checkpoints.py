@@ -47,7 +47,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def __init__(
         self,
-        run_dir: Path,
+        run_dir: str | Path,
         iteration_of: IterationOf,
         monitor: str = "val_loss",
         patience: int = 0,
@@ -56,9 +56,9 @@ class Checkpoints(keras.callbacks.Callback):
         facts: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.run_dir = run_dir
-        self.best_path = run_dir / "best.keras"
-        self.store = CheckpointStore(run_dir / "checkpoints", keep)
+        self.run_dir = Path(run_dir)
+        self.best_path = self.run_dir / "best.keras"
+        self.store = CheckpointStore(self.run_dir / "checkpoints", keep)
         self.iteration_of = iteration_of
         self.monitor = monitor
         self.patience = patience
@@ -162,6 +162,22 @@ class Checkpoints(keras.callbacks.Callback):
     def is_epoch_done(self) -> bool:
         """Whether only the validation is left of the epoch, after which it saves."""
         return self.iteration >= self._epoch_end
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that there will be something to watch.
+
+        Raises:
+            ValueError: If `fit` was given no validation data, and a loss of those is
+                what decides on the best model.
+        """
+        if self.monitor.startswith("val_") and not getattr(
+            self.model, "is_validated", True
+        ):
+            raise ValueError(
+                f"Checkpoints watch {self.monitor!r}, but fit has no validation data, "
+                "so there would be no best model: pass validation_data=..., or another "
+                "monitor."
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes on with the means of the epoch that a checkpoint was written in."""

@@ -24,9 +24,9 @@ class History(keras.callbacks.Callback):
         iteration_of: Iterations done at the end of an epoch.
     """
 
-    def __init__(self, path: Path, iteration_of: IterationOf):
+    def __init__(self, path: str | Path, iteration_of: IterationOf):
         super().__init__()
-        self.path = path
+        self.path = Path(path)
         self.iteration_of = iteration_of
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

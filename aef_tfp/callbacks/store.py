@@ -38,10 +38,10 @@ class CheckpointStore:
         keep: How many to keep, the newest; at least 1.
     """
 
-    def __init__(self, directory: Path, keep: int = 3):
+    def __init__(self, directory: str | Path, keep: int = 3):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep!r}.")
-        self.directory = directory
+        self.directory = Path(directory)
         self.keep = keep
 
     def write(

@@ -130,6 +130,8 @@ class EventModel(LikelihoodTrainer):
             [*self._squash(density), act_norm], name="preprocessing", dtype=density
         )
         self._are_units_known = False
+        # Whether `fit` validates, for callbacks that need it.
+        self.is_validated = False
         self._is_adapted = self.add_weight(
             name="is_adapted",
             shape=(),
@@ -377,6 +379,7 @@ class EventModel(LikelihoodTrainer):
             # A data set shuffles itself; Keras warns about its own default.
             shuffle = False
         self._skips_in_a_row = 0
+        self.is_validated = validation_data is not None or bool(validation_split)
         return super().fit(
             x,
             batch_size=batch_size,
