@@ -69,7 +69,9 @@ class Run:
         if not (self.run_dir / "config.json").is_file():
             return self
         found = RunConfig.from_run(self.run_dir)
-        asked = dataclasses.replace(self.config, iterations=found.iterations)
+        asked = dataclasses.replace(
+            self.config, iterations=found.iterations, jit_compile=found.jit_compile
+        )
         # What nothing reads tells no runs apart, and stays as it is.
         unread = unread_by_run(found, _changes(asked, found))
         kept = {name: getattr(found, name) for name in unread}
