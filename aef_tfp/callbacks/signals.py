@@ -82,7 +82,10 @@ class StopOnSignal(keras.callbacks.Callback):
             self._former_fd = signal.set_wakeup_fd(
                 self._pipe[1], warn_on_full_buffer=False
             )
-            threading.Thread(target=self._watch, daemon=True).start()
+            watch = threading.Thread(
+                target=self._watch, args=(self._pipe[0],), daemon=True
+            )
+            watch.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -107,9 +110,8 @@ class StopOnSignal(keras.callbacks.Callback):
     def _has_unsaved(self) -> bool:
         return self.checkpoints.iteration != self.checkpoints.saved_iteration
 
-    def _watch(self) -> None:
-        assert self._pipe is not None
-        source, heard = self._pipe[0], 0
+    def _watch(self, source: int) -> None:
+        heard = 0
         while received := os.read(source, 1):
             number = received[0]
             heard += number == signal.SIGINT

@@ -1,6 +1,7 @@
 """Image data by name, decoded once, with splits that never change."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from aef_tfp.data.registry import DatasetInfo, dataset_info
@@ -106,8 +107,7 @@ def load_splits(
         from aef_tfp.data.prepared import load_prepared
 
         return load_prepared(info, data_dir, download=download, **storage)
-    check_source(name, data_dir)
-    assert data_dir is not None
+    data_dir = _place_of_own(info, data_dir)
     own: dict[str, Any] = {
         "image_size": image_size,
         "channels": channels,
@@ -147,20 +147,24 @@ def check_source(name: str, data_dir: str | os.PathLike[str] | None) -> None:
 
         check_folder(data_dir)
         return
+    _place_of_own(info, data_dir)
+
+
+def _place_of_own(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder or file of a user's own images, which is there."""
     what = "folder of images" if info.source == "folder" else ".npz file"
     if data_dir is None:
         raise ValueError(
-            f"data set {name!r} needs a place: pass your {what} with --data-dir"
+            f"data set {info.name!r} needs a place: pass your {what} with --data-dir"
             " (data_dir=...)"
         )
     if info.source == "npz":
         from aef_tfp.data.npz import image_file
 
-        image_file(data_dir)
-    else:
-        from aef_tfp.data.folder import image_folder
+        return image_file(data_dir)
+    from aef_tfp.data.folder import image_folder
 
-        image_folder(data_dir)
+    return image_folder(data_dir)
 
 
 def _check_arguments(

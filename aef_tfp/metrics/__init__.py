@@ -21,7 +21,8 @@ from aef_tfp.metrics.likelihood import (
     objective_records,
     tune_proposal_scale,
 )
-from aef_tfp.metrics.records import (
+from aef_tfp.models.bits import bits_per_dim
+from aef_tfp.records import (
     Record,
     append_records,
     comparison,
@@ -29,7 +30,6 @@ from aef_tfp.metrics.records import (
     read_records,
     summary,
 )
-from aef_tfp.models.bits import bits_per_dim
 
 __all__ = [
     "ClassifierFeatures",

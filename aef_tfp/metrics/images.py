@@ -13,7 +13,8 @@ from aef_tfp.metrics.frechet import (
     kernel_distance,
 )
 from aef_tfp.metrics.inception import GRAPH_SHA256
-from aef_tfp.metrics.records import Record, digest_of, records_of_means
+from aef_tfp.metrics.records import records_of_means
+from aef_tfp.records import Record, digest_of
 
 __all__ = ["as_levels", "denoising_records", "distance_records"]
 

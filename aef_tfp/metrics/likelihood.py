@@ -7,8 +7,9 @@ import numpy as np
 import scipy.optimize
 
 from aef_tfp.metrics.checks import check_finite
-from aef_tfp.metrics.records import Record, digest_of, records_of_means
+from aef_tfp.metrics.records import records_of_means
 from aef_tfp.models import ExactModel, ExpandedAEF, WholeEventModel
+from aef_tfp.records import Record, digest_of
 
 __all__ = [
     "checked_events",

@@ -1,4 +1,4 @@
-"""Numbers with everything that says what they are, in files and in tables."""
+"""Records of means over images."""
 
 import math
 from collections.abc import Mapping
@@ -6,26 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from aef_tfp.records import (
-    Record,
-    append_records,
-    comparison,
-    digest_of,
-    library_versions,
-    read_records,
-    summary,
-)
+from aef_tfp.records import Record
 
-__all__ = [
-    "Record",
-    "append_records",
-    "comparison",
-    "digest_of",
-    "library_versions",
-    "read_records",
-    "records_of_means",
-    "summary",
-]
+__all__ = ["records_of_means"]
 
 
 def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Record]:
