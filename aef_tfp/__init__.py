@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from aef_tfp.backend import check_backend
+from aef_tfp.collector import collector_paused
 from aef_tfp.memory import use_memory_pool
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ use_memory_pool()
 def __getattr__(name: str) -> Any:
     """Imports a submodule or a model on its first use."""
     if name in _SUBMODULES:
-        return importlib.import_module(f"aef_tfp.{name}")
+        with collector_paused():
+            return importlib.import_module(f"aef_tfp.{name}")
     if name in __all__:
-        return getattr(importlib.import_module("aef_tfp.models"), name)
+        with collector_paused():
+            models = importlib.import_module("aef_tfp.models")
+        return getattr(models, name)
     raise AttributeError(f"module 'aef_tfp' has no attribute {name!r}")

@@ -132,10 +132,16 @@ def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
     eager density, a seventh of the time to trace a training step. Like a bijector that
     declares no parameters, this one has its identity for a hash.
 
+    TFP's name of a chain is made of those of all its parts, and stands before the name
+    of each operation that comes from them: a sixth of the time to trace a step, and
+    more than 100 MB.
+
     Args:
         bijectors: From data to base.
     """
-    return with_plain_ranks(_LiveChain(bijectors, parameters={"instance": object()}))
+    return with_plain_ranks(
+        _LiveChain(bijectors, parameters={"instance": object()}, name="chain")
+    )
 
 
 def with_plain_ranks(bijector: tfb.Bijector) -> tfb.Bijector:

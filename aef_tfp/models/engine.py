@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.collector import collector_paused
 from aef_tfp.memory import keep_freed_memory
 from aef_tfp.models.arguments import checked_count, checked_seed
 from aef_tfp.models.clipping import (
@@ -36,7 +37,7 @@ from aef_tfp.models.replicas import (
     replica_id,
     summed,
 )
-from aef_tfp.models.tracing import collector_paused, traced
+from aef_tfp.models.tracing import traced
 from aef_tfp.models.update import Update, update_of
 from aef_tfp.networks import arranging_for_xla, rematerializing
 

@@ -99,6 +99,12 @@ class PartitionedAEF(PairModel, ExactModel):
             ]
         )
 
+    def _objective_of(self, inputs, targets, seed):
+        """Log-density of dequantized events (eq. 7), nats, `[batch]`."""
+        y, log_det = self._preprocess(targets)
+        terms = self._pair_terms(list(self._partition.inverse(y)), self._encode_shell)
+        return sum(terms.values()) + log_det
+
     @property
     def _num_deviations(self) -> int:
         return self.event_size - self.latent_dim

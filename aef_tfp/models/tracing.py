@@ -1,30 +1,13 @@
 """How functions become graphs."""
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["collector_paused", "traced"]
+from aef_tfp.collector import collector_paused
 
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pauses Python's collector of reference cycles, where it is not off already.
-
-    Tracing makes hundreds of thousands of objects, and keeps most of them. Whenever
-    there are enough new ones, the collector looks through them, and at times through
-    all that are alive: a seventh of the time until the first step was done.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+__all__ = ["traced"]
 
 
 def traced(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -80,12 +80,9 @@ class WholeEventModel(PairModel):
     @property
     def pair_distribution(self) -> tfd.TransformedDistribution:
         """Distribution over pairs (w `[d]`, preprocessed event `[N]`)."""
-        return self._pair_distribution_with(self._encode_shell)
-
-    def _pair_distribution_with(self, encode_shell):
         return tfd.TransformedDistribution(
             tfd.TransformedDistribution(self.pair_base, self.prior_bijector),
-            self._autoencoder_bijector_with(encode_shell),
+            self.autoencoder_bijector,
         )
 
     @property
@@ -353,8 +350,8 @@ class WholeEventModel(PairModel):
 
     def _pair_log_prob(self, core, y, latents):
         """Log p(core, y), given what the encoder says: location and scale."""
-        distribution = self._pair_distribution_with(lambda shell: latents)
-        return distribution.log_prob([core, self._flat(y)])
+        terms = self._pair_terms([core, self._flat(y)], lambda shell: latents)
+        return sum(terms.values())
 
     @property
     def _num_deviations(self) -> int:
