@@ -14,8 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from aef_tfp.backend import check_backend
-from aef_tfp.collector import collector_paused
-from aef_tfp.memory import use_memory_pool
+from aef_tfp.memory import collector_paused, use_memory_pool
 
 if TYPE_CHECKING:
     from aef_tfp.models import (

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
-from aef_tfp.collector import collector_paused
+from aef_tfp.memory import collector_paused
 
 __all__ = ["Terminated", "import_quietly", "run_command", "waiting"]
 

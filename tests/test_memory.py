@@ -1,18 +1,23 @@
 """Freed memory stays with the process."""
 
 import ctypes
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
-from test_training_engine import tiny
+from test_training_engine import FLOATS, small_iwae, tiny
 
-from aef_tfp import memory
+from aef_tfp import ExpandedAEF, memory
 from aef_tfp.memory import keep_freed_memory, use_memory_pool
 from aef_tfp.models import engine
+from aef_tfp.models.tracing import traced
 
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -118,3 +123,52 @@ def test_a_step_compiled_for_the_cpu_asks_for_it(jit_compile, has_gpu, monkeypat
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: devices)
     tiny(jit_compile=jit_compile).make_train_function()
     assert bool(asked) == (jit_compile and not has_gpu)
+
+
+@pytest.mark.parametrize(
+    ("make", "use"),
+    [
+        (tiny, lambda model, x: model.log_prob(x)),
+        (
+            small_iwae,
+            lambda model, x: model.marginal_log_prob(x, 2, proposal="laplace"),
+        ),
+        (lambda: tiny(ExpandedAEF), lambda model, x: model.predict(x, verbose=0)),
+    ],
+)
+def test_a_model_that_was_used_is_freed(make, use):
+    def used():
+        model = make()
+        model.compile("adam", jit_compile=False)
+        model.fit(FLOATS, validation_data=FLOATS, batch_size=8, verbose=0)
+        model.sample(2)
+        use(model, FLOATS[:2])
+        return weakref.ref(model)
+
+    model = used()
+    keras.utils.clear_session()
+    gc.collect()
+    assert model() is None
+
+
+def test_a_gradient_outlives_the_graph_that_it_was_first_taken_in():
+    """`tracing` gives custom gradients to the graph of their function, no other one."""
+
+    @traced
+    def silu(x):
+        return tf.nn.silu(x)
+
+    @traced
+    def outer(x):
+        return silu(x)
+
+    x = tf.constant([0.5, -2.0])
+    outer(x)
+    del outer
+    gc.collect()
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = silu(x)
+    sigmoid = 1 / (1 + np.exp(-x.numpy()))
+    expected = sigmoid * (1 + x.numpy() * (1 - sigmoid))
+    np.testing.assert_allclose(tape.gradient(value, x), expected, rtol=1e-6)

@@ -10,9 +10,12 @@ from tensorflow_probability import bijectors as tfb
 
 __all__ = ["Live", "OncePerGraph", "chain", "one_evaluation", "with_plain_ranks"]
 
-# What an eager evaluation under way is known by; None outside of one.
-_EVALUATION: contextvars.ContextVar[object | None] = contextvars.ContextVar(
-    "evaluation", default=None
+_NOTHING: tuple[Any, Any, Any] = (None, None, None)
+
+# What remembers something until the end of the eager evaluation under way; None outside
+# of one.
+_EVALUATION: contextvars.ContextVar[list["OncePerGraph"] | None] = (
+    contextvars.ContextVar("evaluation", default=None)
 )
 
 
@@ -27,11 +30,16 @@ def one_evaluation() -> Iterator[bool]:
     if not tf.executing_eagerly() or _EVALUATION.get() is not None:
         yield False
         return
-    token = _EVALUATION.set(object())
+    remembering: list[OncePerGraph] = []
+    token = _EVALUATION.set(remembering)
     try:
         yield True
     finally:
         _EVALUATION.reset(token)
+        for function in remembering:
+            # TFP's cache leads from a tensor to its bijector: if that led back to the
+            # tensor, both, and the weights, would never be freed.
+            function._last = _NOTHING
 
 
 class OncePerGraph:
@@ -54,14 +62,15 @@ class OncePerGraph:
 
     def __init__(self, function: Callable[[Any], Any]):
         self._function = function
-        self._last: tuple[Any, Any, Any] = (None, None, None)
+        self._last = _NOTHING
 
     def __call__(self, x: Any) -> Any:
         """Returns `function(x)`."""
         if tf.executing_eagerly():
-            place = _EVALUATION.get()
-            if place is None:
+            place = remembering = _EVALUATION.get()
+            if remembering is None:
                 return self._function(x)
+            remembering.append(self)
         else:
             # A tensor made inside a loop or a branch is of no use outside of it.
             place = tf.compat.v1.get_default_graph()

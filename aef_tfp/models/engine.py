@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.collector import collector_paused
 from aef_tfp.memory import keep_freed_memory
 from aef_tfp.models.arguments import checked_count, checked_seed
 from aef_tfp.models.clipping import (
@@ -37,7 +36,7 @@ from aef_tfp.models.replicas import (
     replica_id,
     summed,
 )
-from aef_tfp.models.tracing import traced
+from aef_tfp.models.tracing import traced, tracing
 from aef_tfp.models.update import Update, update_of
 from aef_tfp.networks import arranging_for_xla, rematerializing
 
@@ -328,7 +327,7 @@ class LikelihoodTrainer(keras.Model):
 
         # AutoGraph is for the loop alone, not for what is in it.
         admit, run_step, result = (
-            tf.autograph.experimental.do_not_convert(collector_paused()(function))
+            tf.autograph.experimental.do_not_convert(tracing()(function))
             for function in (admit, run_step, result)
         )
 
