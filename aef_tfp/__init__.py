@@ -35,6 +35,7 @@ _SUBMODULES = (
     "callbacks",
     "config",
     "data",
+    "engine",
     "evaluation",
     "export",
     "flows",

@@ -15,9 +15,9 @@ import tensorflow as tf
 from test_training_engine import FLOATS, small_iwae, tiny
 
 from aef_tfp import ExpandedAEF, memory
+from aef_tfp.engine import trainer
+from aef_tfp.engine.tracing import traced
 from aef_tfp.memory import keep_freed_memory, use_memory_pool
-from aef_tfp.models import engine
-from aef_tfp.models.tracing import traced
 
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -118,7 +118,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_a_step_compiled_for_the_cpu_asks_for_it(jit_compile, has_gpu, monkeypatch):
     asked = []
-    monkeypatch.setattr(engine, "keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: asked.append(True))
     devices = [object()] if has_gpu else []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: devices)
     tiny(jit_compile=jit_compile).make_train_function()

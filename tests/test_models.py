@@ -11,6 +11,12 @@ from calculus import fresh, perturb, with_log_det
 from scipy.stats import kstest, multivariate_normal
 
 from aef_tfp import flows
+from aef_tfp.engine.noise import (
+    normal_noise,
+    normal_of_bits,
+    stateless_seed,
+    uniform_noise,
+)
 from aef_tfp.models import (
     VAE,
     Autoencoder,
@@ -18,12 +24,6 @@ from aef_tfp.models import (
     PartitionedAEF,
     PixelMAF,
     bits_per_dim,
-)
-from aef_tfp.models.noise import (
-    normal_noise,
-    normal_of_bits,
-    stateless_seed,
-    uniform_noise,
 )
 from aef_tfp.networks import (
     MADE,

@@ -10,16 +10,16 @@ import tensorflow as tf
 from test_models import small_model
 
 from aef_tfp import flows
-from aef_tfp.models import IWAE, ExpandedAEF, PartitionedAEF
-from aef_tfp.models.diagnosis import describe_non_finite
-from aef_tfp.models.noise import (
+from aef_tfp.engine.diagnosis import describe_non_finite
+from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
     starting_at,
     stateless_seed,
     uniform_noise,
 )
-from aef_tfp.models.tracing import traced
+from aef_tfp.engine.tracing import traced
+from aef_tfp.models import IWAE, ExpandedAEF, PartitionedAEF
 
 FLOATS = np.random.default_rng(3).uniform(0.05, 0.95, (96, 4, 4, 1)).astype("float32")
 

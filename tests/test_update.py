@@ -7,7 +7,7 @@ import tensorflow as tf
 from test_training_engine import FLOATS, largest_difference, tiny, weights
 
 from aef_tfp.callbacks import CheckpointStore
-from aef_tfp.models.update import FlatUpdate, Update, update_of
+from aef_tfp.engine.update import FlatUpdate, Update, update_of
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
 optimizers = keras.optimizers

@@ -7,10 +7,10 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from aef_tfp import flows
+from aef_tfp.engine.forward import run_layers
+from aef_tfp.engine.noise import stateless_seed
 from aef_tfp.flows.checks import bijector_of
 from aef_tfp.models import IWAE, VAE, Autoencoder, ExpandedAEF, PartitionedAEF
-from aef_tfp.models.forward import run_layers
-from aef_tfp.models.noise import stateless_seed
 
 layers = keras.layers
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from aef_tfp.engine.tracing import tracing
 from aef_tfp.export.comparison import compare
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.names import shorten_names
 from aef_tfp.models import AutoencodingModel, EventModel
-from aef_tfp.models.tracing import tracing
 from aef_tfp.networks import MaskedDense
 
 __all__ = ["check_is_free", "copy_for_inference", "export_saved_model"]

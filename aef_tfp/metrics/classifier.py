@@ -21,9 +21,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.engine.arguments import checked_count
 from aef_tfp.metrics.checks import check_image_shape
 from aef_tfp.metrics.features import cache_dir as default_cache_dir
-from aef_tfp.models.arguments import checked_count
 
 __all__ = ["ClassifierFeatures", "get_classifier", "train_classifier"]
 

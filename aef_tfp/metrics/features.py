@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from aef_tfp.engine.arguments import checked_count
 from aef_tfp.metrics.checks import checked_features, checked_images
-from aef_tfp.models.arguments import checked_count
 
 __all__ = ["FeatureModel", "cache_dir", "extract_features", "feature_model_name"]
 

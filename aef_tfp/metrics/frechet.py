@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from aef_tfp.engine.arguments import checked_count
 from aef_tfp.metrics.checks import check_same_shape, checked_features
-from aef_tfp.models.arguments import checked_count
 
 __all__ = [
     "FeatureStatistics",

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import (
+from aef_tfp.engine.arguments import (
     check_fits_memory,
     check_positive_scale,
     checked_count,
     shape_text,
 )
+from aef_tfp.engine.tracing import traced
 from aef_tfp.models.event_model import EventModel
-from aef_tfp.models.tracing import traced
 from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,

@@ -9,15 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.flows.base import build_for, keeping_adapted
-from aef_tfp.models.arguments import (
+from aef_tfp.engine.arguments import (
     check_fits_memory,
     checked_count,
     checked_event_shape,
 )
-from aef_tfp.models.engine import LikelihoodTrainer
-from aef_tfp.models.events import EventSpec
-from aef_tfp.models.examples import (
+from aef_tfp.engine.examples import (
     as_arrays,
     check_is_read_once,
     check_reading,
@@ -25,13 +22,16 @@ from aef_tfp.models.examples import (
     in_tuples,
     unpack_batch,
 )
-from aef_tfp.models.frozen import freeze, frozen_layers
-from aef_tfp.models.noise import (
+from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
     starting_at,
     stateless_seed,
 )
+from aef_tfp.engine.trainer import LikelihoodTrainer
+from aef_tfp.flows.base import build_for, keeping_adapted
+from aef_tfp.models.events import EventSpec
+from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.paths import name_weights
 from aef_tfp.networks.advice import refuse_shared
 from aef_tfp.networks.batching import (

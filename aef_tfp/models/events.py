@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import checked_event_shape, shape_text
-from aef_tfp.models.examples import refuse_masked
-from aef_tfp.models.noise import uniform_noise
+from aef_tfp.engine.arguments import checked_event_shape, shape_text
+from aef_tfp.engine.examples import refuse_masked
+from aef_tfp.engine.noise import uniform_noise
 from aef_tfp.models.units import (
     boundary_share,
     constant_columns,

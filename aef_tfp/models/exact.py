@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from aef_tfp.engine.tracing import traced
 from aef_tfp.models.generative import GenerativeModel
-from aef_tfp.models.tracing import traced
 
 __all__ = ["ExactModel"]
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import keras
 import tensorflow as tf
 
-from aef_tfp.models.tracing import traced
+from aef_tfp.engine.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision

@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from aef_tfp.models.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.noise import normal_noise, starting_at, stateless_seed
+from aef_tfp.engine.tracing import traced
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.event_model import EventModel
-from aef_tfp.models.noise import normal_noise, starting_at, stateless_seed
-from aef_tfp.models.tracing import traced
 from aef_tfp.networks import compiling_recursions
 from aef_tfp.networks.batching import joined, pass_sizes
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from aef_tfp.models.tracing import traced
+from aef_tfp.engine.tracing import traced
 
 __all__ = ["Laplace", "forward_jacobian", "laplace_approximation"]
 

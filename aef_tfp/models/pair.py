@@ -12,11 +12,11 @@ from tensorflow_probability import distributions as tfd
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.engine.noise import split_seed
+from aef_tfp.engine.tracing import traced
 from aef_tfp.flows.checks import bijector_of, is_of_user
 from aef_tfp.models.autoencoding import AutoencodingModel
 from aef_tfp.models.generative import GenerativeModel
-from aef_tfp.models.noise import split_seed
-from aef_tfp.models.tracing import traced
 from aef_tfp.networks import in_passes
 
 __all__ = ["PairModel"]

@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import Partition, partition_mask
 from aef_tfp.bijectors.reuse import chain
-from aef_tfp.models.arguments import checked_count, checked_event_shape
+from aef_tfp.engine.arguments import checked_count, checked_event_shape
 from aef_tfp.models.exact import ExactModel
 from aef_tfp.models.pair import PairModel
 

@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.models.arguments import checked_count
+from aef_tfp.engine.arguments import checked_count
+from aef_tfp.engine.noise import fold_seed, stateless_seed
+from aef_tfp.engine.tracing import traced
 from aef_tfp.models.expanded import ExpandedAEF
-from aef_tfp.models.noise import fold_seed, stateless_seed
-from aef_tfp.models.tracing import traced
 from aef_tfp.models.whole import WholeEventModel
 from aef_tfp.networks import density_dtype
 

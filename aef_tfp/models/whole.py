@@ -11,19 +11,19 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import decoder_coupling
 from aef_tfp.bijectors.reuse import chain
-from aef_tfp.flows.checks import bijector_of
-from aef_tfp.models.arguments import check_fits_memory, checked_count
-from aef_tfp.models.frozen import freeze, frozen_layers
-from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
-from aef_tfp.models.laplace import Laplace, laplace_approximation
-from aef_tfp.models.noise import (
+from aef_tfp.engine.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
     starting_at,
     stateless_seed,
 )
+from aef_tfp.engine.tracing import traced
+from aef_tfp.flows.checks import bijector_of
+from aef_tfp.models.frozen import freeze, frozen_layers
+from aef_tfp.models.importance import PROPOSALS, ImportanceEstimate, gather_weights
+from aef_tfp.models.laplace import Laplace, laplace_approximation
 from aef_tfp.models.pair import PairModel
-from aef_tfp.models.tracing import traced
 from aef_tfp.networks import with_flat_batch
 
 __all__ = ["WholeEventModel"]

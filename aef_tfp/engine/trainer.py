@@ -14,30 +14,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.memory import keep_freed_memory
-from aef_tfp.models.arguments import checked_count, checked_seed
-from aef_tfp.models.clipping import (
+from aef_tfp.engine.arguments import checked_count, checked_seed
+from aef_tfp.engine.clipping import (
     clip,
     loss_scale,
     num_steps,
     updating_optimizer,
     without_clipping,
 )
-from aef_tfp.models.diagnosis import describe_non_finite
-from aef_tfp.models.examples import unpack_batch
-from aef_tfp.models.forward import Pass, run_layers
-from aef_tfp.models.gate import Gate
-from aef_tfp.models.noise import fold_seed, starting_at, stateless_seed
-from aef_tfp.models.refusals import Refusals
-from aef_tfp.models.replicas import (
+from aef_tfp.engine.diagnosis import describe_non_finite
+from aef_tfp.engine.examples import unpack_batch
+from aef_tfp.engine.forward import Pass, run_layers
+from aef_tfp.engine.gate import Gate
+from aef_tfp.engine.noise import fold_seed, starting_at, stateless_seed
+from aef_tfp.engine.refusals import Refusals
+from aef_tfp.engine.replicas import (
     agreed,
     num_replicas,
     place_in_batch,
     replica_id,
     summed,
 )
-from aef_tfp.models.tracing import traced, tracing
-from aef_tfp.models.update import Update, update_of
+from aef_tfp.engine.tracing import traced, tracing
+from aef_tfp.engine.update import Update, update_of
+from aef_tfp.memory import keep_freed_memory
 from aef_tfp.networks import arranging_for_xla, rematerializing
 
 __all__ = ["LikelihoodTrainer"]

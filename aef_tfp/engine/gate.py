@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.examples import unpack_batch
-from aef_tfp.models.refusals import Refusals
+from aef_tfp.engine.examples import unpack_batch
+from aef_tfp.engine.refusals import Refusals
 
 __all__ = ["Gate"]
 

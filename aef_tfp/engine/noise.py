@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import checked_seed
+from aef_tfp.engine.arguments import checked_seed
 
 __all__ = [
     "fold_seed",

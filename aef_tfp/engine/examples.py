@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.models.arguments import checked_count
-from aef_tfp.models.refusals import Refusals
+from aef_tfp.engine.arguments import checked_count
+from aef_tfp.engine.refusals import Refusals
 
 __all__ = [
     "as_arrays",

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from aef_tfp.bijectors.reuse import one_evaluation
-from aef_tfp.models.noise import fold_seed
+from aef_tfp.engine.noise import fold_seed
 from aef_tfp.networks.mode import run_in_mode
 
 __all__ = ["Pass", "run_layers"]
