@@ -11,7 +11,7 @@ import keras
 from aef_tfp.config import RunConfig
 from aef_tfp.consistency import check_weights
 from aef_tfp.files import replace_text
-from aef_tfp.models import EventModel, WholeEventModel
+from aef_tfp.models import EventModel
 from aef_tfp.saved import DamagedFile, damaged_model, read_json, read_label, snapshot
 
 __all__ = ["BestModel", "keep_scales", "load_best", "read_best", "use_kept_scales"]
@@ -98,7 +98,7 @@ def use_kept_scales(best: BestModel, run_dir: Path) -> None:
         DamagedFile: If the file of the scales is damaged.
     """
     path = run_dir / _SCALES
-    if not path.exists() or not isinstance(best.model, WholeEventModel):
+    if not path.exists() or not best.model.estimates:
         return
     advice = "remove it, and the next evaluation tunes the scale again"
     kept = read_json(path, advice)

@@ -17,13 +17,6 @@ from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.data.splits import MIN_TEST_IMAGES
 from aef_tfp.files import CannotWrite
 from aef_tfp.metrics import Record
-from aef_tfp.models import (
-    Autoencoder,
-    AutoencodingModel,
-    ExactModel,
-    GenerativeModel,
-    WholeEventModel,
-)
 from aef_tfp.pictures import image_grid, save_png
 from aef_tfp.saved import DamagedFile
 
@@ -104,7 +97,7 @@ def evaluate_run(
     features = _feature_model(config, run, splits, verbose)
     records: list[Record] = []
     unkept: list[str] = []
-    if isinstance(model, GenerativeModel):
+    if model.likelihood is not None:
         if config.proposal == "encoder":
             use_kept_scales(best, run_dir)
             if tune(model, splits, config.num_samples, verbose):
@@ -121,7 +114,7 @@ def evaluate_run(
             verbose=verbose,
             **facts,
         )
-    if features is not None and isinstance(model, GenerativeModel):
+    if features is not None and model.samples:
         records += _distances(model, features, config, splits, verbose, facts)
     if is_denoiser(model):
         kind = None if features is None else config.frechet
@@ -202,7 +195,7 @@ def load_run_splits(
 
 
 def likelihood_records(
-    model: GenerativeModel,
+    model: Any,
     images: np.ndarray,
     *,
     marginal_images: np.ndarray,
@@ -233,11 +226,9 @@ def likelihood_records(
     def progress(title, count):
         return _progress_bar(title, len(count), verbose)
 
-    if isinstance(model, ExactModel):
+    if model.likelihood.is_exact:
         bar = progress("log-likelihood", images)
         return metrics.exact_records(model, images, progress=bar, **facts)
-    if not isinstance(model, WholeEventModel):
-        raise TypeError(f"no likelihood is known for {type(model).__name__}.")
     bar = progress("objective", images)
     records = metrics.objective_records(model, images, progress=bar, **facts)
     bar = progress(f"importance sampling ({proposal})", marginal_images)
@@ -255,7 +246,7 @@ def likelihood_records(
 
 def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
     """Tunes the encoder proposal on validation images; False if it needs none."""
-    if not isinstance(model, WholeEventModel) or "encoder" in model.proposal_scales:
+    if not model.estimates or "encoder" in model.proposal_scales:
         return False
     bar = _progress_bar("tuning the proposal's scale", 17, verbose)
     images = splits.validation.images[:_TUNING_IMAGES]
@@ -268,8 +259,7 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
 
 def is_denoiser(model: Any) -> bool:
     """Whether errors of reconstructions are what a model is trained for."""
-    noisy = isinstance(model, AutoencodingModel) and model.noise_std > 0
-    return noisy or isinstance(model, Autoencoder)
+    return model.reconstructs_only or (model.encodes and model.noise_std > 0)
 
 
 def reconstruction_records(

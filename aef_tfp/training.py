@@ -45,7 +45,7 @@ from aef_tfp.evaluation import (
 from aef_tfp.failures import explained
 from aef_tfp.files import locked, remove_leftovers, replace_text, writing
 from aef_tfp.metrics import Record, append_records
-from aef_tfp.models import AutoencodingModel, EventModel, GenerativeModel
+from aef_tfp.models import EventModel
 from aef_tfp.pictures import image_grid, save_png
 from aef_tfp.saved import save_best
 from aef_tfp.terminal import waiting
@@ -315,7 +315,7 @@ def _evaluate(
         "seed": config.seed,
         "iteration": best.iteration,
     }
-    if isinstance(model, GenerativeModel):
+    if model.likelihood is not None:
         records += likelihood_records(
             model,
             images,
@@ -329,7 +329,7 @@ def _evaluate(
         save_png(run_dir / "samples.png", image_grid(samples, 8))
     if is_denoiser(model):
         records += reconstruction_records(model, images, **facts)
-    if isinstance(model, AutoencodingModel):
+    if model.encodes:
         draw_reconstructions(model, images, run_dir, seed=config.seed)
     append_records(run_dir, records)
     write_hyperparameters(
@@ -337,7 +337,7 @@ def _evaluate(
         dataclasses.asdict(config),
         {record.name: record.value for record in records},
     )
-    if isinstance(model, AutoencodingModel):
+    if model.encodes:
         labels = splits.test.labels
         write_projector(
             run_dir / "tensorboard",

@@ -12,8 +12,6 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams
 
 from aef_tfp.callbacks.iterations import IterationOf
-from aef_tfp.models import AutoencodingModel, GenerativeModel, WholeEventModel
-from aef_tfp.models.pair import PairModel
 from aef_tfp.pictures import image_grid, manifold_grid, save_png, scatter
 
 __all__ = ["Pictures", "Scalars", "write_hyperparameters", "write_projector"]
@@ -98,11 +96,11 @@ class Scalars(keras.callbacks.Callback):
             if name.startswith("val_")
         }
         model = self.model
-        if isinstance(model, PairModel):
+        if model.has_terms:
             terms = model.objective_terms(self.images[:_TERMS_IMAGES], seed=0)
             for name, value in terms.items():
                 values[f"terms/{name}"] = tf.reduce_mean(value)
-        if isinstance(model, WholeEventModel):
+        if model.estimates:
             log_prob = model.marginal_log_prob(
                 self.images[:_MARGINAL_IMAGES], _MARGINAL_SAMPLES, seed=0
             )
@@ -186,11 +184,11 @@ class Pictures(keras.callbacks.Callback):
     def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
         """Returns names and uint8 pictures `[height, width, C]` of the model."""
         model, columns = self.model, self.num_columns
-        if isinstance(model, GenerativeModel):
+        if model.samples:
             for temperature in self.temperatures:
                 samples = model.sample(columns**2, temperature, seed=0)
                 yield f"samples/{temperature}", image_grid(samples, columns)
-        if not isinstance(model, AutoencodingModel):
+        if not model.encodes:
             return
         images = self.images[:columns]
         originals = model.dequantize(images, seed=None)
@@ -207,7 +205,7 @@ class Pictures(keras.callbacks.Callback):
             yield "interpolations", image_grid(tf.reshape(lines, shape), columns)
         if model.latent_dim != 2:
             return
-        if isinstance(model, PairModel):
+        if model.has_terms:
             yield "manifold", manifold_grid(model)
         if self.labels is not None:
             yield "latents", scatter(model.encode(self.images), self.labels)

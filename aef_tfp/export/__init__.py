@@ -15,5 +15,10 @@ Example:
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.litert import export_litert
 from aef_tfp.export.saved_model import export_saved_model
+from aef_tfp.models.event_model import EXPORTERS
 
 __all__ = ["Endpoint", "endpoints_of", "export_litert", "export_saved_model"]
+
+# For `model.export`, whose room stands above this one.
+EXPORTERS["tf_saved_model"] = export_saved_model
+EXPORTERS["litert"] = export_litert

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.export.endpoints import Endpoint
-from aef_tfp.models import EventModel, GenerativeModel
+from aef_tfp.models import EventModel
 
 __all__ = ["NUM_EVENTS", "compare", "relative_difference"]
 
@@ -102,13 +102,13 @@ def _example_inputs(model: EventModel, endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _example_array(model: EventModel, spec: tf.TensorSpec, seed: int) -> np.ndarray:
+def _example_array(model: Any, spec: tf.TensorSpec, seed: int) -> np.ndarray:
     """Events or latents: of the model's own where it can draw them."""
     rng = np.random.default_rng(seed)
     shape = [NUM_EVENTS, *spec.shape[1:]]
     if tuple(spec.shape[1:]) != model.event_shape:
         return rng.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
-    if isinstance(model, GenerativeModel):
+    if model.samples:
         events = model.sample(NUM_EVENTS, 0.85, seed).numpy()
     else:
         events = rng.uniform(size=shape)

@@ -6,15 +6,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from aef_tfp.models import (
-    AutoencodingModel,
-    EventModel,
-    ExactModel,
-    ExpandedAEF,
-    GenerativeModel,
-    VariationalModel,
-    WholeEventModel,
-)
+from aef_tfp.models import EventModel
 
 __all__ = ["Endpoint", "endpoints_of"]
 
@@ -66,17 +58,13 @@ def endpoints_of(model: EventModel) -> list[Endpoint]:
         model: A model of `aef_tfp.models`.
     """
     endpoints: list[Endpoint] = []
-    if isinstance(model, AutoencodingModel):
+    if model.encodes:
         endpoints += _autoencoding(model)
-    if isinstance(model, GenerativeModel):
+    if model.samples:
         endpoints.append(_sample(model))
-    if isinstance(model, ExactModel):
-        endpoints += _density(model, "log_prob", model._log_prob)
-    if isinstance(model, ExpandedAEF):
-        endpoints += _density(model, "joint_log_prob", model._joint_log_prob)
-    if isinstance(model, VariationalModel):
-        endpoints += _bound(model)
-    if isinstance(model, WholeEventModel):
+    if model.likelihood is not None:
+        endpoints += _likelihood(model)
+    if model.estimates:
         endpoints += _marginal(model)
     return endpoints
 
@@ -84,7 +72,7 @@ def endpoints_of(model: EventModel) -> list[Endpoint]:
 # Kinds of endpoints.
 
 
-def _autoencoding(model: AutoencodingModel) -> list[Endpoint]:
+def _autoencoding(model: Any) -> list[Endpoint]:
     image = _event_name(model)
     latents = {"latents": tf.TensorSpec([None, model.latent_dim], model.events.dtype)}
 
@@ -122,7 +110,7 @@ def _autoencoding(model: AutoencodingModel) -> list[Endpoint]:
     ]
 
 
-def _sample(model: GenerativeModel) -> Endpoint:
+def _sample(model: Any) -> Endpoint:
     inputs = {
         "num_samples": _COUNT,
         "temperature": tf.TensorSpec([], model.events.dtype),
@@ -144,33 +132,28 @@ def _sample(model: GenerativeModel) -> Endpoint:
     return Endpoint("sample", "sample", inputs, _event_name(model), sample)
 
 
-def _density(model: EventModel, name: str, compute: Any) -> list[Endpoint]:
-    """A likelihood that is a function of the dequantized event alone."""
+def _likelihood(model: Any) -> list[Endpoint]:
+    """What the model trains on, by its true name."""
+    name, is_noisy = model.likelihood.name, model.likelihood.is_noisy
     no_seed = tf.zeros([2], tf.int32)
+
+    def of_events(x, seed=None):
+        seed = no_seed if seed is None else _stateless(seed)
+        return model._objective_in_graph(x, seed)
+
     return _of_events(
         model,
         name,
         [_event_name(model)],
-        {},
+        # Without noise it is a function of the dequantized event alone.
+        {"seed": _SEED} if is_noisy else {},
         name,
-        lambda x: compute(x, no_seed),
+        of_events,
         levels="dequantize",
     )
 
 
-def _bound(model: VariationalModel) -> list[Endpoint]:
-    return _of_events(
-        model,
-        "elbo",
-        [_event_name(model)],
-        {"seed": _SEED},
-        "elbo",
-        lambda x, seed: model._elbo(x, _stateless(seed)),
-        levels="dequantize",
-    )
-
-
-def _marginal(model: WholeEventModel) -> list[Endpoint]:
+def _marginal(model: Any) -> list[Endpoint]:
     def marginal_log_prob(x, num_samples, seed):
         checks = [
             _at_least(1, "num_samples", num_samples),

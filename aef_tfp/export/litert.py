@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from aef_tfp.export.comparison import NUM_EVENTS, relative_difference
 from aef_tfp.export.saved_model import check_is_free, copy_for_inference
-from aef_tfp.models import AutoencodingModel, EventModel, PartitionedAEF
+from aef_tfp.models import EventModel
 
 __all__ = ["export_litert"]
 
 
-def export_litert(model: EventModel, path: str | Path) -> dict[str, float]:
+def export_litert(model: Any, path: str | Path) -> dict[str, float]:
     """Writes `encode.tflite` and `decode.tflite` for LiteRT (TensorFlow Lite).
 
     Both take float32 and any batch size; `encode` takes images in [0, 1] where a pixel
@@ -44,7 +44,7 @@ def export_litert(model: EventModel, path: str | Path) -> dict[str, float]:
         >>> sorted(differences)
         ['decode', 'encode']
     """
-    if not isinstance(model, AutoencodingModel):
+    if not model.encodes:
         raise ValueError(
             f"A {type(model).__name__} has no encoder and no decoder, so nothing to "
             "export for LiteRT; export a SavedModel instead."
@@ -59,7 +59,7 @@ def export_litert(model: EventModel, path: str | Path) -> dict[str, float]:
     frozen = copy_for_inference(model)
     parts: dict[str, tuple[Callable, Callable, tuple[int, ...]]]
     parts = {"encode": (frozen._encode_events, model.encode, model.event_shape)}
-    if not isinstance(model, PartitionedAEF):
+    if model.decodes_in_parallel:
         latent_shape = (model.latent_dim,)
         parts["decode"] = (frozen._decode_latents, model.decode, latent_shape)
     path.parent.mkdir(parents=True, exist_ok=True)

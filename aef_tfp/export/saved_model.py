@@ -11,7 +11,7 @@ from aef_tfp.engine.tracing import tracing
 from aef_tfp.export.comparison import compare
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.names import shorten_names
-from aef_tfp.models import AutoencodingModel, EventModel
+from aef_tfp.models import EventModel
 from aef_tfp.networks import MaskedDense
 
 __all__ = ["check_is_free", "copy_for_inference", "export_saved_model"]
@@ -126,8 +126,7 @@ def _module_of(model: EventModel) -> tuple[tf.Module, dict[str, Any]]:
         # Python integers fits both.
         for endpoint in reversed(endpoints):
             signatures[endpoint.name] = _signature_of(function, endpoint)
-    has_encoder = isinstance(model, AutoencodingModel)
-    default = "reconstruct" if has_encoder else "log_prob"
+    default = "reconstruct" if model.encodes else "log_prob"
     return module, {**signatures, "serving_default": signatures[default]}
 
 

@@ -8,7 +8,6 @@ import scipy.optimize
 
 from aef_tfp.metrics.checks import check_finite
 from aef_tfp.metrics.records import records_of_means
-from aef_tfp.models import ExactModel, ExpandedAEF, WholeEventModel
 from aef_tfp.records import Record, digest_of
 
 __all__ = [
@@ -50,7 +49,7 @@ def checked_events(images: Any) -> np.ndarray:
 
 
 def exact_records(
-    model: ExactModel,
+    model: Any,
     images: Any,
     *,
     split: str,
@@ -107,21 +106,14 @@ def objective_records(
     Returns:
         Records of nats and bits per dimension, by the objective's true name.
     """
-    if isinstance(model, ExpandedAEF):
-        function, prefix = model.joint_log_prob, "joint_"
-        estimator = "joint density log p(x, h(x)), no likelihood of x"
-    else:
-        function, prefix = model.elbo, model.bits_per_dim_name.split("_")[0] + "_"
-        count = getattr(model, "num_importance_samples", 1)
-        number = {1: "one"}.get(count, str(count))
-        estimator = f"{number}-sample ELBO, a lower bound of log p(x)"
-    values = _in_batches(function, images, batch_size, seed, progress)
+    objective = model.likelihood
+    values = _in_batches(objective.function, images, batch_size, seed, progress)
     return _log_prob_records(
         model,
         images,
-        prefix,
+        objective.prefix,
         values,
-        estimator=f"{estimator}, {_DEQUANTIZED}",
+        estimator=f"{objective.description}, {_DEQUANTIZED}",
         split=split,
         seed=seed,
         **facts,
@@ -129,7 +121,7 @@ def objective_records(
 
 
 def marginal_records(
-    model: WholeEventModel,
+    model: Any,
     images: Any,
     *,
     split: str,
@@ -242,7 +234,7 @@ def _looseness(sizes: np.ndarray, num_weights: int, proposal: str) -> str:
 
 
 def tune_proposal_scale(
-    model: WholeEventModel,
+    model: Any,
     images: Any,
     *,
     proposal: str = "encoder",

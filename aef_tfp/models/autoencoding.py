@@ -1,10 +1,8 @@
-"""What every model with an encoder and a decoder has."""
+"""What models with an encoder and a decoder have in common."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,10 +13,11 @@ from aef_tfp.engine.arguments import (
     shape_text,
 )
 from aef_tfp.engine.tracing import traced
-from aef_tfp.models.event_model import EventModel
+from aef_tfp.models.mixin import Mixin
 from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,
+    PointEncoder,
     events_per_pass,
     get_decoder,
     get_encoder,
@@ -28,49 +27,30 @@ from aef_tfp.networks import (
 from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
 from aef_tfp.networks.mode import training_mode
 
-__all__ = ["AutoencodingModel"]
+__all__ = ["Autoencoding"]
 
 
-class AutoencodingModel(EventModel):
-    """A model with an encoder and a decoder (abstract).
+class Autoencoding(Mixin):
+    """A mixin of `EventModel` for models with an encoder and a decoder."""
 
-    Args:
-        event_shape: Shape of one event, `(H, W, C)` or `(n,)`.
-        latent_dim: Number of latents d, at least 1.
-        encoder: Keras layer or model from events to features, or to (location, scale)
-            of the latents; `"conv"` (the paper's small network), `"residual"` (its
-            large one), `"dense"`, or None for the first on images and the last on
-            vectors.
-        decoder: Keras layer or model from latents to the location of events, or to
-            (location, scale); or a name as for `encoder`.
-        decoder_scale: `"independent"`, `"dependent"` or `"fixed"`; see
-            `networks.GaussianDecoder`.
-        initial_raw_scale: Where the weights of the independent scale start, before the
-            softplus. None: as in the code behind the paper, 1 with the decoder
-            `"residual"` and 0 otherwise; a residual decoder that you build yourself
-            takes 1, too.
-        **kwargs: As in `EventModel`.
+    encodes: ClassVar[bool] = True
 
-    Raises:
-        ValueError: If an argument is out of its range or a network's output has the
-            wrong shape.
-    """
-
-    # Location and scale of the latents.
-    _encoder_outputs: ClassVar[int] = 2
-
-    def __init__(
+    def _make_networks(
         self,
-        event_shape: Sequence[int],
         latent_dim: int,
+        encoder: Any,
+        decoder: Any,
+        decoder_scale: str,
+        initial_raw_scale: float | None,
         *,
-        encoder: Any = None,
-        decoder: Any = None,
-        decoder_scale: str = "independent",
-        initial_raw_scale: float | None = None,
-        **kwargs,
-    ):
-        super().__init__(event_shape, **kwargs)
+        encoder_outputs: int = 2,
+    ) -> None:
+        """Makes the encoder and the decoder of a constructor's arguments.
+
+        Raises:
+            ValueError: If an argument is out of its range or a network's output has the
+                wrong shape.
+        """
         self.latent_dim = checked_count("latent_dim", latent_dim)
         self.decoder_scale = decoder_scale
         if initial_raw_scale is None:
@@ -82,14 +62,20 @@ class AutoencodingModel(EventModel):
                 f"{initial_raw_scale!r}."
             )
         self.initial_raw_scale = float(initial_raw_scale)
-        self.encoder = self._encoder_of(
-            get_encoder(
-                encoder,
-                self.event_shape,
-                self.latent_dim,
-                num_outputs=self._encoder_outputs,
-                dtype=self.dtype_policy,
-            )
+        network = get_encoder(
+            encoder,
+            self.event_shape,
+            self.latent_dim,
+            num_outputs=encoder_outputs,
+            dtype=self.dtype_policy,
+        )
+        kind = GaussianEncoder if encoder_outputs == 2 else PointEncoder
+        self.encoder = kind(
+            network,
+            self.event_shape,
+            self.latent_dim,
+            name="encoder",
+            dtype=self.events.dtype,
         )
         self.decoder = GaussianDecoder(
             get_decoder(
@@ -111,22 +97,17 @@ class AutoencodingModel(EventModel):
         if self.events.logit_lambda is not None and self.decoder.scale != "own":
             warn_if_bounded(self.decoder.network)
 
-    def _encoder_of(self, network: Any) -> keras.layers.Layer:
-        """The encoder that a kind of model makes of a network."""
-        return GaussianEncoder(
-            network,
-            self.event_shape,
-            self.latent_dim,
-            name="encoder",
-            dtype=self.events.dtype,
-        )
-
     def _parts(self):
         return {
             **super()._parts(),
             "encoder": (self.encoder, self.event_shape),
             "decoder": (self.decoder, (self.latent_dim,)),
         }
+
+    def _argument(self, name):
+        if name in ("encoder", "decoder"):
+            return getattr(self, name).network
+        return super()._argument(name)
 
     # What a kind of model defines.
 
@@ -268,17 +249,6 @@ class AutoencodingModel(EventModel):
     @property
     def _latents_per_pass(self) -> int:
         return events_per_pass(self.decoder.network, self.event_size)
-
-    def get_config(self):
-        """Returns the constructor's arguments; networks as serialized objects."""
-        return {
-            **super().get_config(),
-            "latent_dim": self.latent_dim,
-            "decoder_scale": self.decoder_scale,
-            "initial_raw_scale": self.initial_raw_scale,
-            "encoder": keras.saving.serialize_keras_object(self.encoder.network),
-            "decoder": keras.saving.serialize_keras_object(self.decoder.network),
-        }
 
 
 def _line(start: tf.Tensor, end: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:

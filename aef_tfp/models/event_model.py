@@ -1,7 +1,9 @@
-"""What every model has: events, preprocessing, noise on them, and `fit`."""
+"""What every model has: events, preprocessing, noise on them, and a configuration."""
 
+import importlib
+import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -9,40 +11,27 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.engine.arguments import (
-    check_fits_memory,
-    checked_count,
-    checked_event_shape,
-)
-from aef_tfp.engine.examples import (
-    as_arrays,
-    check_is_read_once,
-    check_reading,
-    first_examples,
-    in_tuples,
-    unpack_batch,
-)
+from aef_tfp.engine.arguments import checked_event_shape
+from aef_tfp.engine.examples import first_examples
 from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
     starting_at,
     stateless_seed,
 )
+from aef_tfp.engine.tracing import traced
 from aef_tfp.engine.trainer import LikelihoodTrainer
-from aef_tfp.flows.base import build_for, keeping_adapted
+from aef_tfp.flows.base import build_for
 from aef_tfp.models.events import EventSpec
 from aef_tfp.models.frozen import freeze, frozen_layers
+from aef_tfp.models.intake import ADAPT_EXAMPLES, Intake
+from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.paths import name_weights
 from aef_tfp.networks.advice import refuse_shared
-from aef_tfp.networks.batching import (
-    PASS_ENTRIES,
-    events_per_pass,
-    joined,
-    passes,
-)
+from aef_tfp.networks.batching import events_per_pass, joined, passes
 from aef_tfp.networks.expansion import expanding
 
-__all__ = ["DENOISING_TARGETS", "EventModel"]
+__all__ = ["DENOISING_TARGETS", "EXPORTERS", "EventModel"]
 
 DENOISING_TARGETS = ("noisy", "clean")
 
@@ -51,15 +40,19 @@ DENOISING_TARGETS = ("noisy", "clean")
 _FORMAT = 2
 _SAVED_IN = "The model was saved in format"
 
-# Enough for means and standard deviations of ActNorm, one forward pass even on a CPU.
-_ADAPT_EXAMPLES = 512
+# Writers of files by format, which `aef_tfp.export` puts here when it is loaded.
+EXPORTERS: dict[str, Callable[[Any, Any], dict[str, float]]] = {}
 
 # Stream of the corruption's noise under a step's seed; the models count from 0.
 _CORRUPTION = 2**31
 
 
-class EventModel(LikelihoodTrainer):
+class EventModel(Intake, LikelihoodTrainer):
     """A model of images or vectors that trains through `fit` (abstract).
+
+    What a kind of model can do, it says by itself: `encodes`, `samples`, `estimates`
+    and `has_terms` are true where it has the methods, and `likelihood` is what it
+    trains on, where that is a density.
 
     An event is `[H, W, C]` or a vector `[n]`. Integer data of `num_levels` values are
     dequantized by the model: x -> (x + U[0, 1)) / num_levels; float data are taken as
@@ -82,13 +75,29 @@ class EventModel(LikelihoodTrainer):
         noise_std: Standard deviation of the noise on training events, at least 0.
         denoising_target: `"noisy"` or `"clean"`; without noise they are the same.
         seed: Seed of the noise of `fit` and `evaluate`.
-        **kwargs: As in `keras.Model`.
+        name: Name of the model.
+        dtype: Keras's policy: `"float32"`, `"float64"`, or `"mixed_bfloat16"` for the
+            networks, with densities in float32. None: Keras's present one.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
 
-    _has_density: ClassVar[bool] = False
+    # Has `encode`, `decode`, `reconstruct` and `interpolate`.
+    encodes: ClassVar[bool] = False
+    # Has `decode` in a form without loops, which LiteRT needs.
+    decodes_in_parallel: ClassVar[bool] = True
+    # Has `sample`.
+    samples: ClassVar[bool] = False
+    # Has `marginal_log_prob`, and proposals to tune.
+    estimates: ClassVar[bool] = False
+    # Has `objective_terms`, a prior and a chain of named parts.
+    has_terms: ClassVar[bool] = False
+    # Whether reconstructions are all that it is trained for.
+    reconstructs_only: ClassVar[bool] = False
+
+    # What to say of a method that other kinds of models have and this one has not.
+    _instead: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -99,9 +108,10 @@ class EventModel(LikelihoodTrainer):
         noise_std: float = 0.0,
         denoising_target: str = "noisy",
         seed: int = 0,
-        **kwargs,
+        name: str | None = None,
+        dtype: Any = None,
     ):
-        super().__init__(seed=seed, **kwargs)
+        super().__init__(seed=seed, name=name, dtype=dtype)
         # Half precision has too few digits for events; networks cast for themselves.
         self.autocast = False
         policy = self.dtype_policy
@@ -139,6 +149,24 @@ class EventModel(LikelihoodTrainer):
             initializer="zeros",
             trainable=False,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        """Says what to use in place of what other kinds of models have."""
+        instead = type(self)._instead.get(name)
+        if instead is None:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        raise AttributeError(f"{type(self).__name__} has no {name}; {instead}")
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """What training maximizes, where that is a density; None otherwise."""
+        return None
+
+    @property
+    def _has_density(self) -> bool:
+        return self.likelihood is not None
 
     def _squash(self, dtype: Any) -> list[flows.Flow]:
         logit_lambda = self.events.logit_lambda
@@ -230,7 +258,12 @@ class EventModel(LikelihoodTrainer):
                 targets = inputs
         return self._objective_of(inputs, targets, seed)
 
-    def _objective_without_noise(self, x, seed):
+    @traced
+    def _objective_in_graph(self, x, seed):
+        """The objective of events as they are: log-densities, or what stands for them.
+
+        It is what `likelihood.function` and the endpoints of an export compute.
+        """
         x = self.dequantize(x, seed)
         return self._objective_of(x, x, seed)
 
@@ -295,7 +328,7 @@ class EventModel(LikelihoodTrainer):
             >>> model.log_prob(images[:4])  # with normalized latents, untrained
         """
         data = self._admitted("adapt", data)
-        self._adapt_to(first_examples(data, _ADAPT_EXAMPLES)[0])
+        self._adapt_to(first_examples(data, ADAPT_EXAMPLES)[0])
 
     def _adapt_to(self, examples) -> int:
         """Does what `adapt` says; returns of how many examples."""
@@ -309,252 +342,6 @@ class EventModel(LikelihoodTrainer):
         self._adapt_flows(self.preprocessing.adapt_inverse(x))
         self._is_adapted.assign(True)
         return len(x)
-
-    def __call__(self, x, *args, **kwargs):
-        """Calls the model as in Keras; events out of range are refused in one line."""
-        if isinstance(x, (np.ndarray, tf.__internal__.EagerTensor)):
-            self.events.check(x)
-        return super().__call__(x, *args, **kwargs)
-
-    def fit(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        **kwargs,
-    ):
-        """Trains on events; result, and arguments not named here, as in `keras.Model`.
-
-        Args:
-            x: Events alone: array `[n, *event_shape]` (uint8 as it is, or float), or
-                batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator.
-            y: Must be None: the model takes no labels.
-            batch_size: As in `keras.Model.fit`, like all others.
-            epochs: Passes through the data.
-            verbose: `"auto"`, 0, 1 or 2.
-            callbacks: Keras callbacks.
-            validation_split: Share of an array's end that is held out.
-            validation_data: Like `x`.
-            shuffle: Whether arrays and PyDatasets are shuffled; other data are not.
-            class_weight: Must be None.
-            sample_weight: Must be None.
-            **kwargs: `initial_epoch`, `steps_per_epoch`, `validation_steps`,
-                `validation_batch_size`, `validation_freq`.
-
-        Returns:
-            Keras's `History`; `loss` is in nats per event where it is a density.
-
-        Raises:
-            ValueError: If the data do not fit the model.
-            FloatingPointError: If too many updates in a row are not finite.
-        """
-        self._assert_compile_called("fit")
-        self._refusals.forget()
-        x = self._admitted("fit", x, y, sample_weight, class_weight)
-        check_reading(x, batch_size=batch_size, **kwargs)
-        if not 0.0 <= validation_split < 1.0:
-            raise ValueError(
-                f"validation_split must lie in [0, 1), got {validation_split!r}."
-            )
-        steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
-        first = checked_count("initial_epoch", kwargs.get("initial_epoch", 0), least=0)
-        readings = range(first, checked_count("epochs", epochs, least=0))
-        check_is_read_once("fit", x, len(readings), steps[0])
-        if validation_data is not None:
-            held_out = self._admitted("validation_data", validation_data)
-            frequency = kwargs.get("validation_freq", 1)
-            count = sum(self._should_eval(epoch, frequency) for epoch in readings)
-            check_is_read_once("validation_data", held_out, count, steps[1])
-            validation_data = (held_out,)
-        x = self._begin_training("fit", x, verbose)
-        if not isinstance(x, (np.ndarray, tf.Tensor, keras.utils.PyDataset)):
-            # A data set shuffles itself; Keras warns about its own default.
-            shuffle = False
-        self._skips_in_a_row = 0
-        self.is_validated = validation_data is not None or bool(validation_split)
-        return super().fit(
-            x,
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            **kwargs,
-        )
-
-    def evaluate(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        **kwargs,
-    ):
-        """Evaluates the objective; arguments and result as in `keras.Model.evaluate`.
-
-        The dequantization noise is a function of the model's seed and the position of
-        the batch: equal calls give equal values.
-        """
-        if not kwargs.get("_use_cached_eval_dataset"):
-            self._refusals.forget()
-            x = self._admitted("evaluate", x, y, sample_weight)
-            check_reading(x, batch_size=batch_size, **kwargs)
-        return super().evaluate(x, None, batch_size, verbose, **kwargs)
-
-    def predict(self, x, batch_size=None, *args, **kwargs):
-        """Reconstructs events; arguments as in `keras.Model.predict`.
-
-        Raises:
-            ValueError: If the data do not fit the model.
-        """
-        self._refusals.forget()
-        x = self._admitted("predict", x, density=False)
-        check_reading(x, batch_size=batch_size, **kwargs)
-        with self._refusals.telling():
-            try:
-                return super().predict(x, batch_size, *args, **kwargs)
-            except UnboundLocalError as error:
-                # Keras's own, where no batch came.
-                if "batch_outputs" not in str(error):
-                    raise
-                raise ValueError("predict: the data gave no batch.") from None
-
-    def train_on_batch(
-        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
-    ):
-        """Makes one step on a batch; arguments and result as in `keras.Model`.
-
-        Raises:
-            ValueError: If the batch does not fit the model.
-        """
-        self._assert_compile_called("train_on_batch")
-        x = self._admitted("train_on_batch", x, y, sample_weight, class_weight)
-        self._begin_training("train_on_batch", x, verbose=1)
-        self.make_train_function()
-        return self._on_batch(self.train_function, x, return_dict)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Evaluates one batch; arguments and result as in `keras.Model`.
-
-        Raises:
-            ValueError: If the batch does not fit the model.
-        """
-        self._assert_compile_called("test_on_batch")
-        x = self._admitted("test_on_batch", x, y, sample_weight)
-        self.make_test_function()
-        return self._on_batch(self.test_function, x, return_dict)
-
-    def _on_batch(self, function, x, return_dict):
-        if not isinstance(x, (np.ndarray, tf.Tensor)):
-            raise ValueError(
-                "train_on_batch and test_on_batch take one array of images, got "
-                f"{type(x).__name__}; use fit and evaluate."
-            )
-        self.reset_metrics()
-        data = tf.data.Dataset.from_tensors(x)
-        distributed = self.distribute_strategy.experimental_distribute_dataset(data)
-        logs = function(iter(distributed))
-        logs = {name: float(value) for name, value in logs.items()}
-        return logs if return_dict else self._flatten_metrics_in_order(logs)
-
-    def make_predict_function(self, force: bool = False):
-        """Builds the function that `predict` calls with batches."""
-        if self.predict_function is not None and not force:
-            return
-        super().make_predict_function(force=True)
-        predict = self.predict_function
-
-        def checked(data):
-            for batch in data:
-                x = unpack_batch(batch)
-                for part in self.distribute_strategy.experimental_local_results(x):
-                    self.events.check(part)
-            return predict(data)
-
-        self.predict_function = checked
-
-    # How data come in.
-
-    def _admitted(self, name: str, x: Any, *others: Any, density: bool = True) -> Any:
-        """What Keras is given for data, after a check of what is known beforehand.
-
-        Args:
-            name: What messages call the data.
-            x: Events, in any form.
-            *others: Labels and weights, which there must not be.
-            density: Whether densities are asked for.
-        """
-        if isinstance(x, tuple) and x:
-            # As Keras takes validation data: (x,) or (x, None).
-            x, *rest = x
-            others = (*others, *rest)
-        if any(other is not None for other in others):
-            raise ValueError(
-                f"{name}: the model takes images alone, with equal weights, got "
-                "labels, targets or weights beside them; pass the images only, and "
-                "repeat those that shall count more."
-            )
-        if x is None:
-            raise ValueError(f"{name}: there are no data; pass the images.")
-        x = as_arrays(x)
-        self.events.check_data(name, x)
-        if isinstance(x, (np.ndarray, tf.Tensor)):
-            if density and self._has_density:
-                self.events.check_density(name, x)
-        elif isinstance(x, Iterator):
-            return in_tuples(x, self._refusals)
-        return x
-
-    def _begin_training(self, name: str, x: Any, verbose: Any) -> Any:
-        """Initializes ActNorm if nobody did, and warns; returns the data."""
-        examples = x if isinstance(x, (np.ndarray, tf.Tensor)) else None
-        if not bool(self._is_adapted.numpy()):
-            examples, x = first_examples(x, _ADAPT_EXAMPLES)
-            kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
-            with keeping_adapted():
-                count = self._adapt_to(examples)
-            if verbose != 0:
-                print(_adapt_note(count, kept), flush=True)
-        if examples is not None and self._has_density:
-            self.events.warn_of_unbounded(name, examples)
-        return x
-
-    def check_batch(self, x: np.ndarray, *, training: bool) -> None:
-        """Refuses a batch that is not of the model's units.
-
-        NaN in a training batch is left to the guard against updates that are not
-        finite, which counts them.
-        """
-        check_fits_memory(
-            f"A batch of {len(x):,}",
-            int(4 * PASS_ENTRIES * len(x) / self._events_per_pass),
-            "lower the batch size",
-        )
-        self.events.check(x, finite=not training)
-        if not self._are_units_known and self._has_density:
-            self.events.check_density("data", x)
-            # A batch of blank images tells nothing.
-            self._are_units_known = x.size > 0 and np.ptp(x) != 0
-
-    def reset_metrics(self):
-        """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
-        super().reset_metrics()
-        self._are_units_known = False
-
-    def _act_norms(self) -> list[flows.ActNorm]:
-        layers = self._flatten_layers()
-        return [layer for layer in layers if isinstance(layer, flows.ActNorm)]
 
     def save(self, filepath, *args, **kwargs):
         """Writes the model; arguments as in `keras.Model.save`.
@@ -593,39 +380,36 @@ class EventModel(LikelihoodTrainer):
             >>> tf.saved_model.load("exported/1").encode(images)["latents"].shape
             TensorShape([64, 8])
         """
-        # Keras has this method on the model, while the room lies below this one.
-        from aef_tfp import export
-
-        formats = {
-            "tf_saved_model": export.export_saved_model,
-            "litert": export.export_litert,
-        }
-        if format not in formats:
-            raise ValueError(
-                f"format must be 'tf_saved_model' or 'litert', got {format!r}."
-            )
+        # Keras has this method on the model, while the room of files lies below this
+        # one, and registers its formats.
+        importlib.import_module("aef_tfp.export")
+        if format not in EXPORTERS:
+            allowed = " or ".join(map(repr, EXPORTERS))
+            raise ValueError(f"format must be {allowed}, got {format!r}.")
         unknown = sorted(set(kwargs) - {"verbose"})
         if unknown:
             raise ValueError(
                 f"export takes no {unknown[0]!r}: a model's endpoints have their "
                 "own inputs."
             )
-        return formats[format](self, filepath)
+        return EXPORTERS[format](self, filepath)
 
     def get_config(self):
         """Returns the constructor's arguments; networks as serialized objects."""
         return {
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "event_shape": list(self.event_shape),
-            "num_levels": self.events.num_levels,
-            "logit_lambda": self.events.logit_lambda,
-            "noise_std": self.noise_std,
-            "denoising_target": self.denoising_target,
-            "seed": self.seed,
+            **{
+                name: _serialized(self._argument(name))
+                for name in constructor_arguments(type(self))
+            },
             "frozen": frozen_layers(self),
             "format": _FORMAT,
         }
+
+    def _argument(self, name: str) -> Any:
+        """The value of an argument of the constructor."""
+        if name in ("num_levels", "logit_lambda"):
+            return getattr(self.events, name)
+        return self.dtype_policy if name == "dtype" else getattr(self, name)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -689,8 +473,29 @@ def _other_format(found: Any) -> str:
     )
 
 
-def _adapt_note(count: int, kept: Sequence[str]) -> str:
-    note = f"ActNorm initialized from {count} examples, as model.adapt(data) does"
-    if kept:
-        note += f"; set before, and kept: {', '.join(kept)}"
-    return note
+def constructor_arguments(cls: type) -> list[str]:
+    """Returns the names of the arguments of a model's constructor.
+
+    Args:
+        cls: A model; of a user's own class, the model that it extends counts: what it
+            adds is its own to keep, as in Keras.
+    """
+    ours = next(
+        owner
+        for owner in cls.__mro__
+        if owner.__module__.startswith("aef_tfp.") and "__init__" in vars(owner)
+    )
+    constructor: Any = vars(ours)["__init__"]
+    return list(inspect.signature(constructor).parameters)[1:]
+
+
+def _serialized(value: Any) -> Any:
+    if isinstance(value, keras.DTypePolicy):
+        return keras.dtype_policies.serialize(value)
+    if isinstance(value, keras.layers.Layer):
+        return keras.saving.serialize_keras_object(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value

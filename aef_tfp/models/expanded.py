@@ -1,13 +1,15 @@
 """The expanded family: any feature map as the core, trained on the joint density."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import keras
 import tensorflow as tf
 
-from aef_tfp.engine.tracing import traced
-from aef_tfp.models.whole import WholeEventModel
+from aef_tfp.models.copying import with_parts_of
+from aef_tfp.models.event_model import EventModel
+from aef_tfp.models.likelihood import Likelihood
+from aef_tfp.models.marginal import Marginal
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision
 from aef_tfp.networks.batching import build_for_batches
@@ -17,7 +19,7 @@ __all__ = ["ExpandedAEF"]
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class ExpandedAEF(WholeEventModel):
+class ExpandedAEF(Marginal, EventModel):
     """AEF whose core is a feature map of the event, trained on the joint density.
 
     The core is w = h(y) of the preprocessed event y, the shell is y itself
@@ -33,12 +35,40 @@ class ExpandedAEF(WholeEventModel):
     estimates log p(x). Nothing limits the choice of encoder, decoder and prior.
 
     Args:
-        event_shape: `(H, W, C)` or `(n,)`.
-        latent_dim: Number of latents and of features, at least 1.
+        event_shape: Shape of one event: `(H, W, C)` of images, `(n,)` of vectors.
+        latent_dim: Number of latents d, and of features, at least 1.
         expansion: The map h: `"linear"` (flatten and one linear layer with bias), or
             any Keras layer or model from events to `[batch, latent_dim]`.
-        **kwargs: As in `WholeEventModel`, `PairModel`, `AutoencodingModel` and
-            `EventModel`.
+        encoder: Keras layer or model from events to features, or to (location, scale)
+            of the latents; `"conv"` (the paper's small network), `"residual"` (its
+            large one), `"dense"`, or None for the first on images and the last on
+            vectors.
+        decoder: Keras layer or model from latents to the location of events, or to
+            (location, scale); or a name as for `encoder`.
+        decoder_scale: What the scale of the deviations is: `"independent"`, a weight
+            per entry; `"dependent"`, an output of the decoder; `"fixed"`, 1.
+        initial_raw_scale: Where the weights of the independent scale start, before the
+            softplus. None: as in the code behind the paper, 1 with the decoder
+            `"residual"` and 0 otherwise; a residual decoder that you build yourself
+            takes 1, too.
+        prior_flow: Flow of the latents' prior: `"maf"`, `"iaf"`, `"none"`, or a Keras
+            layer with a `.bijector` over `[d]`.
+        core_flow: Flow over the core, likewise.
+        proposal_scales: Tuned scales of the proposals `"encoder"` and `"laplace"`, by
+            name, positive; see `metrics.tune_proposal_scale`. Saved with the model.
+        num_levels: Number of values of integer data; `"auto"` means 256 for images.
+            None: the data are continuous.
+        logit_lambda: Lambda of the pixel logit (eq. 19), in [0, 0.5); `"auto"` means
+            1e-6 for images of one channel, 0.05 for more, None for vectors. None: the
+            data are any real numbers, and noisy ones leave [0, 1].
+        noise_std: Standard deviation of the noise on training events (denoising,
+            appendix B), at least 0.
+        denoising_target: Whose density training maximizes: `"noisy"` events, as in the
+            paper, or `"clean"` ones, of which the encoder sees the noisy ones.
+        seed: Seed of all noise of `fit` and `evaluate`, from 0 to 2**64 - 1.
+        name: Name of the model.
+        dtype: Keras's policy: `"float32"`, `"float64"`, or `"mixed_bfloat16"` for the
+            networks, with densities in float32. None: Keras's present one.
 
     Raises:
         ValueError: If an argument is out of its range, or the expansion's output has
@@ -57,20 +87,53 @@ class ExpandedAEF(WholeEventModel):
     # Of the order that tuning finds on MNIST.
     _default_scales: ClassVar = {"encoder": 0.05, "laplace": 1.0}
 
+    _instead: ClassVar[Mapping[str, str]] = {
+        "log_prob": "use marginal_log_prob(x, num_samples) for an estimate of "
+        "log p(x), or joint_log_prob(x) for the training objective log p(x, h(x)), "
+        "which is not a likelihood of x.",
+        "elbo": "its objective is joint_log_prob(x).",
+    }
+
     def __init__(
         self,
         event_shape: Sequence[int],
         latent_dim: int,
         *,
         expansion: Any = "linear",
-        **kwargs,
+        encoder: Any = None,
+        decoder: Any = None,
+        decoder_scale: str = "independent",
+        initial_raw_scale: float | None = None,
+        prior_flow: Any = "maf",
+        core_flow: Any = "maf",
+        proposal_scales: Mapping[str, float] | None = None,
+        num_levels: Any = "auto",
+        logit_lambda: Any = "auto",
+        noise_std: float = 0.0,
+        denoising_target: str = "noisy",
+        seed: int = 0,
+        name: str | None = None,
+        dtype: Any = None,
     ):
-        super().__init__(event_shape, latent_dim, **kwargs)
-        dtype = self.events.dtype
-        self.expansion = _get_expansion(expansion, self.latent_dim, dtype)
+        super().__init__(
+            event_shape,
+            num_levels=num_levels,
+            logit_lambda=logit_lambda,
+            noise_std=noise_std,
+            denoising_target=denoising_target,
+            seed=seed,
+            name=name,
+            dtype=dtype,
+        )
+        self._make_networks(
+            latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
+        )
+        self._make_pair(prior_flow, core_flow, proposal_scales)
+        density = self.events.dtype
+        self.expansion = _get_expansion(expansion, self.latent_dim, density)
         refuse_half_precision("expansion", self.expansion)
         build_for_batches(self.expansion, self.event_shape)
-        output = self._features(tf.zeros((1, *self.event_shape), dtype))
+        output = self._features(tf.zeros((1, *self.event_shape), density))
         if output.shape != (1, self.latent_dim):
             raise ValueError(
                 f"The expansion must return [batch, {self.latent_dim}], got "
@@ -82,7 +145,7 @@ class ExpandedAEF(WholeEventModel):
         return {**super()._parts(), "expansion": (self.expansion, self.event_shape)}
 
     @classmethod
-    def from_vae(cls, vae: WholeEventModel, expansion: Any = "linear") -> Self:
+    def from_vae(cls, vae: Marginal, expansion: Any = "linear") -> Self:
         """Returns an AEF with copies of a VAE's networks and flows.
 
         The expansion takes the place of the noise, and the posterior flow, inverted,
@@ -99,25 +162,19 @@ class ExpandedAEF(WholeEventModel):
         """
         core_flow = keras.saving.serialize_keras_object(vae.core_flow)
         core_flow["config"]["name"] = "core_flow"
-        model = cls._with_parts_of(vae, core_flow=core_flow, expansion=expansion)
+        model = with_parts_of(cls, vae, core_flow=core_flow, expansion=expansion)
         model.core_flow.set_weights(vae.core_flow.get_weights())
         return model
 
     @property
-    def bits_per_dim_name(self) -> str:
-        """The objective is a joint density, and named so."""
-        return "joint_bits_per_dim"
-
-    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
-        """Not available: log p(x) has no closed form here.
-
-        Raises:
-            NotImplementedError: Always; the message names what to call.
-        """
-        raise NotImplementedError(
-            "ExpandedAEF has no exact log_prob; use marginal_log_prob(x, num_samples) "
-            "for an estimate of log p(x), or joint_log_prob(x) for the training "
-            "objective log p(x, h(x)), which is not a likelihood of x."
+    def likelihood(self) -> Likelihood:
+        """Training maximizes a joint density, which is no likelihood of x."""
+        return Likelihood(
+            "joint_log_prob",
+            self.joint_log_prob,
+            False,
+            "joint_",
+            "joint density log p(x, h(x)), no likelihood of x",
         )
 
     def joint_log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
@@ -134,11 +191,7 @@ class ExpandedAEF(WholeEventModel):
         Raises:
             ValueError: If `x` has a wrong shape, or values out of range.
         """
-        return self._of_events(self._joint_log_prob, x, seed)
-
-    @traced
-    def _joint_log_prob(self, x, seed):
-        return self._objective_without_noise(x, seed)
+        return self._of_events(self._objective_in_graph, x, seed)
 
     def _objective_of(self, inputs, targets, seed):
         """Log p(x, h(x)) of dequantized events, nats, `[batch]`.
@@ -149,28 +202,15 @@ class ExpandedAEF(WholeEventModel):
         """
         y, log_det = self._preprocess(targets)
         y_inputs = y if inputs is targets else self._preprocess(inputs)[0]
-        latents = self.encoder(y_inputs)
-        return self._pair_log_prob(self._features(y_inputs), y, latents) + log_det
+        core, encoded = self._features(y_inputs), self.encoder(y_inputs)
+        return self.chain.log_prob(core, self._flat(y), encoded) + log_det
 
     def _features(self, y):
         """h(y), `[batch, d]`, in the dtype of densities."""
         return tf.cast(call_network(self.expansion, y), self.events.dtype)
 
-    def _proposal_loc(self, y):
-        return self._features(y)
-
-    def _pair_of(self, y, seed):
-        return [self._features(y), self._flat(y)], {}
-
-    def _adapt_latents(self, y):
-        return self._adapt_pair(self._features(y), self._flat(y))
-
-    def get_config(self):
-        """Returns the constructor's arguments; networks as serialized objects."""
-        return {
-            **super().get_config(),
-            "expansion": keras.saving.serialize_keras_object(self.expansion),
-        }
+    def _core_of(self, y, seed):
+        return self._features(y), {}
 
 
 def _get_expansion(identifier: Any, latent_dim: int, dtype: Any) -> keras.layers.Layer:

@@ -1,7 +1,7 @@
 """The partitioned family: a true bijector of the event, an exact likelihood."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -11,14 +11,16 @@ from tensorflow_probability import distributions as tfd
 from aef_tfp.bijectors import Partition, partition_mask
 from aef_tfp.bijectors.reuse import chain
 from aef_tfp.engine.arguments import checked_count, checked_event_shape
-from aef_tfp.models.exact import ExactModel
-from aef_tfp.models.pair import PairModel
+from aef_tfp.models.chain import PartialShell
+from aef_tfp.models.chained import Chained
+from aef_tfp.models.density import Exact
+from aef_tfp.models.event_model import EventModel
 
 __all__ = ["PartitionedAEF"]
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class PartitionedAEF(PairModel, ExactModel):
+class PartitionedAEF(Exact, Chained, EventModel):
     """AEF whose core is a part of the event, trained by exact maximum likelihood.
 
     A mask of `latent_dim` entries splits an event into core and shell. From data to
@@ -35,12 +37,38 @@ class PartitionedAEF(PairModel, ExactModel):
     through each network.
 
     Args:
-        event_shape: `(H, W, C)` or `(n,)`.
-        latent_dim: Number of latents and of core entries, `1 <= latent_dim < N`.
-        partition: `"center"`, `"corner"`, `"random"`, or a boolean array of shape
-            `event_shape` with `latent_dim` true entries.
-        seed: As in `EventModel`; the random partition uses it too.
-        **kwargs: As in `PairModel`, `AutoencodingModel` and `EventModel`.
+        event_shape: Shape of one event: `(H, W, C)` of images, `(n,)` of vectors.
+        latent_dim: Number of latents d, and of core entries, from 1 to N - 1.
+        partition: Which entries are the core: `"center"`, `"corner"`, `"random"`, or a
+            boolean array of shape `event_shape` with `latent_dim` true entries.
+        encoder: Keras layer or model from events to features, or to (location, scale)
+            of the latents; `"conv"` (the paper's small network), `"residual"` (its
+            large one), `"dense"`, or None for the first on images and the last on
+            vectors.
+        decoder: Keras layer or model from latents to the location of events, or to
+            (location, scale); or a name as for `encoder`.
+        decoder_scale: What the scale of the deviations is: `"independent"`, a weight
+            per entry; `"dependent"`, an output of the decoder; `"fixed"`, 1.
+        initial_raw_scale: Where the weights of the independent scale start, before the
+            softplus. None: as in the code behind the paper, 1 with the decoder
+            `"residual"` and 0 otherwise; a residual decoder that you build yourself
+            takes 1, too.
+        prior_flow: Flow of the latents' prior: `"maf"`, `"iaf"`, `"none"`, or a Keras
+            layer with a `.bijector` over `[d]`.
+        core_flow: Flow over the core, likewise.
+        num_levels: Number of values of integer data; `"auto"` means 256 for images.
+            None: the data are continuous.
+        logit_lambda: Lambda of the pixel logit (eq. 19), in [0, 0.5); `"auto"` means
+            1e-6 for images of one channel, 0.05 for more, None for vectors. None: the
+            data are any real numbers, and noisy ones leave [0, 1].
+        noise_std: Standard deviation of the noise on training events (denoising,
+            appendix B), at least 0.
+        denoising_target: `"noisy"`: training maximizes the density of noisy events.
+        seed: Seed of all noise of `fit` and `evaluate`, and of a random partition, from
+            0 to 2**64 - 1.
+        name: Name of the model.
+        dtype: Keras's policy: `"float32"`, `"float64"`, or `"mixed_bfloat16"` for the
+            networks, with densities in float32. None: Keras's present one.
 
     Raises:
         ValueError: If an argument is out of its range, or `denoising_target` is
@@ -58,87 +86,82 @@ class PartitionedAEF(PairModel, ExactModel):
     autoencoders using invertible layers", ICLR 2023.
     """
 
+    # Its core comes out of a flow in the sequential direction.
+    decodes_in_parallel: ClassVar[bool] = False
+
     def __init__(
         self,
         event_shape: Sequence[int],
         latent_dim: int,
         *,
         partition: Any = "center",
+        encoder: Any = None,
+        decoder: Any = None,
+        decoder_scale: str = "independent",
+        initial_raw_scale: float | None = None,
+        prior_flow: Any = "maf",
+        core_flow: Any = "maf",
+        num_levels: Any = "auto",
+        logit_lambda: Any = "auto",
+        noise_std: float = 0.0,
+        denoising_target: str = "noisy",
         seed: int = 0,
-        **kwargs,
+        name: str | None = None,
+        dtype: Any = None,
     ):
         event_shape = checked_event_shape(event_shape)
         checked_count("latent_dim", latent_dim)
         mask = partition_mask(partition, event_shape, latent_dim, seed=seed)
-        super().__init__(event_shape, latent_dim, seed=seed, **kwargs)
+        super().__init__(
+            event_shape,
+            num_levels=num_levels,
+            logit_lambda=logit_lambda,
+            noise_std=noise_std,
+            denoising_target=denoising_target,
+            seed=seed,
+            name=name,
+            dtype=dtype,
+        )
         if self.denoising_target == "clean":
             raise ValueError(
                 "PartitionedAEF has no denoising_target 'clean', since its core is a "
                 "part of the noisy event; use 'noisy', or an ExpandedAEF."
             )
+        self._make_networks(
+            latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
+        )
         self.partition = partition if isinstance(partition, str) else mask
         self._partition = Partition(mask)
+        shell_size = self.event_size - self.latent_dim
+        shell = PartialShell(self._partition, self.latent_dim, shell_size)
+        self._make_chain(prior_flow, core_flow, shell)
         self._complete()
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:
-        """The model as a distribution over events; see `ExactModel`."""
+        """The model as a distribution over events; see `Exact`."""
         return tfd.TransformedDistribution(
-            self.pair_base,
-            chain([self._event_bijector, self.prior_bijector]),
+            self.chain.base,
+            chain([self._event_bijector, *list(self.chain.parts().values())[-1:]]),
         )
 
     @property
     def _event_bijector(self) -> tfb.Bijector:
         """Bijector from (z, deviations) to the event."""
         return chain(
-            [
-                self.preprocessing.bijector,
-                self._partition,
-                self.autoencoder_bijector,
-            ]
+            [self.preprocessing.bijector, self._partition, self.chain.autoencoder]
         )
 
     def _objective_of(self, inputs, targets, seed):
         """Log-density of dequantized events (eq. 7), nats, `[batch]`."""
         y, log_det = self._preprocess(targets)
-        terms = self._pair_terms(list(self._partition.inverse(y)), self._encode_shell)
-        return sum(terms.values()) + log_det
+        return self.chain.log_prob(*self._partition.inverse(y)) + log_det
 
-    @property
-    def _num_deviations(self) -> int:
-        return self.event_size - self.latent_dim
-
-    def _encode(self, y):
-        return self._latents_of_pair(*self._partition.inverse(y))
+    def _core_of(self, y, seed):
+        return self._partition.inverse(y)[0], {}
 
     def _decode(self, z, deviations):
         if deviations is None:
-            deviations = _zeros(z, self._num_deviations)
+            size = self.chain.shell.size
+            deviations = tf.zeros([tf.shape(z)[0], size], z.dtype)
         return self._event_bijector.forward([z, deviations])
-
-    def _adapt_latents(self, y):
-        return self._adapt_pair(*self._partition.inverse(y))
-
-    def _pair_of(self, y, seed):
-        return list(self._partition.inverse(y)), {}
-
-    def _encode_shell(self, shell):
-        no_core = _zeros(shell, self.latent_dim)
-        return self.encoder(self._partition.forward([no_core, shell]))
-
-    def _decode_shell(self, z):
-        loc, scale = self.decoder(z)
-        return self._partition.inverse(loc)[1], self._partition.inverse(scale)[1]
-
-    def get_config(self):
-        """Returns the constructor's arguments; networks as serialized objects."""
-        partition = self.partition
-        if not isinstance(partition, str):
-            partition = partition.tolist()
-        return {**super().get_config(), "partition": partition}
-
-
-def _zeros(like: tf.Tensor, size: int) -> tf.Tensor:
-    """Zeros with the batch axes of `like`, `[..., size]`."""
-    return tf.zeros_like(like[..., :1]) * tf.zeros([size], like.dtype)

@@ -11,13 +11,15 @@ from tensorflow_probability import distributions as tfd
 from aef_tfp import flows
 from aef_tfp.bijectors.reuse import chain
 from aef_tfp.flows.checks import bijector_of, is_of_user
-from aef_tfp.models.exact import ExactModel
+from aef_tfp.models.chain import standard_normal
+from aef_tfp.models.density import Density, Exact
+from aef_tfp.models.event_model import EventModel
 
 __all__ = ["PixelMAF"]
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class PixelMAF(ExactModel):
+class PixelMAF(Exact, Density, EventModel):
     """Masked autoregressive flow over an event's preprocessed entries.
 
     x = preprocessing.forward(flow.forward(z0)), z0 ~ N(0, I_N): an exact likelihood
@@ -25,11 +27,23 @@ class PixelMAF(ExactModel):
     `sample` N sequential steps per MADE.
 
     Args:
-        event_shape: `(H, W, C)` or `(n,)`.
-        num_layers: MADE layers; the paper has 4 on small images, 8 on larger ones.
-        hidden_units: Width of each; 256 and 512 there.
+        event_shape: Shape of one event: `(H, W, C)` of images, `(n,)` of vectors.
+        num_layers: MADE layers, at least 1; the paper has 4 on small images, 8 on
+            larger ones.
+        hidden_units: Width of each, at least 1; 256 and 512 there.
         flow: Keras layer with a `.bijector` over `[N]` in place of the MAF.
-        **kwargs: As in `EventModel`.
+        num_levels: Number of values of integer data; `"auto"` means 256 for images.
+            None: the data are continuous.
+        logit_lambda: Lambda of the pixel logit (eq. 19), in [0, 0.5); `"auto"` means
+            1e-6 for images of one channel, 0.05 for more, None for vectors. None: the
+            data are any real numbers, and noisy ones leave [0, 1].
+        noise_std: Standard deviation of the noise on training events (denoising,
+            appendix B), at least 0.
+        denoising_target: `"noisy"`: training maximizes the density of noisy events.
+        seed: Seed of all noise of `fit` and `evaluate`, from 0 to 2**64 - 1.
+        name: Name of the model.
+        dtype: Keras's policy: `"float32"`, `"float64"`, or `"mixed_bfloat16"` for the
+            networks, with densities in float32. None: Keras's present one.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -51,14 +65,31 @@ class PixelMAF(ExactModel):
         num_layers: int = 4,
         hidden_units: int = 256,
         flow: Any = None,
-        **kwargs,
+        num_levels: Any = "auto",
+        logit_lambda: Any = "auto",
+        noise_std: float = 0.0,
+        denoising_target: str = "noisy",
+        seed: int = 0,
+        name: str | None = None,
+        dtype: Any = None,
     ):
-        super().__init__(event_shape, **kwargs)
+        super().__init__(
+            event_shape,
+            num_levels=num_levels,
+            logit_lambda=logit_lambda,
+            noise_std=noise_std,
+            denoising_target=denoising_target,
+            seed=seed,
+            name=name,
+            dtype=dtype,
+        )
         if self.denoising_target == "clean":
             raise ValueError(
                 "PixelMAF has no denoising_target 'clean', since it has no encoder for "
                 "the noisy event; use 'noisy', or another model."
             )
+        self.num_layers = num_layers
+        self.hidden_units = hidden_units
         if flow is None:
             flow = flows.MAF(
                 self.event_size,
@@ -81,9 +112,9 @@ class PixelMAF(ExactModel):
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:
-        """The model as a distribution over events; see `ExactModel`."""
+        """The model as a distribution over events; see `Exact`."""
         return tfd.TransformedDistribution(
-            self._standard_normal(self.event_size), self._event_bijector
+            standard_normal(self.event_size, self.events.dtype), self._event_bijector
         )
 
     @property
@@ -108,10 +139,3 @@ class PixelMAF(ExactModel):
 
     def _adapt_flows(self, y):
         flows.adapt_inverse(self.flow, self._flat(y))
-
-    def get_config(self):
-        """Returns the constructor's arguments; the flow as a serialized object."""
-        return {
-            **super().get_config(),
-            "flow": keras.saving.serialize_keras_object(self.flow),
-        }

@@ -1,4 +1,4 @@
-"""The abstract model with a density and samples."""
+"""What models with a density have in common: names of numbers, and samples."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -11,34 +11,27 @@ from aef_tfp.engine.arguments import check_fits_memory, checked_count
 from aef_tfp.engine.noise import normal_noise, starting_at, stateless_seed
 from aef_tfp.engine.tracing import traced
 from aef_tfp.models.bits import bits_per_dim
-from aef_tfp.models.event_model import EventModel
+from aef_tfp.models.likelihood import Likelihood
+from aef_tfp.models.mixin import Mixin
 from aef_tfp.networks import compiling_recursions
 from aef_tfp.networks.batching import joined, pass_sizes
 
-__all__ = ["GenerativeModel"]
+__all__ = ["Density", "Exact"]
 
 
-class GenerativeModel(EventModel):
-    """A model with a density and samples (abstract); arguments as in `EventModel`."""
+class Density(Mixin):
+    """A mixin of `EventModel` for models with a density and samples."""
 
-    _has_density: ClassVar[bool] = True
-
-    # What a kind of model defines.
-
-    @property
-    @abstractmethod
-    def bits_per_dim_name(self) -> str:
-        """True name of the bits per dimension of the objective."""
-
-    @abstractmethod
-    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
-        """Exact log-density of events in nats, `[batch]`, where the model has one."""
+    samples: ClassVar[bool] = True
 
     @abstractmethod
     def _generate(self, num_samples, temperature, with_deviations, seed) -> tf.Tensor:
         """Events `[num_samples, *event_shape]`; the arguments are those of `sample`."""
 
-    # What users do with a model.
+    @property
+    def bits_per_dim_name(self) -> str:
+        """True name of the bits per dimension of the objective."""
+        return self.likelihood.bits_per_dim_name
 
     def bits_per_dim(self, log_prob: Any) -> Any:
         """Converts nats per event to bits per dimension, quantization included."""
@@ -115,6 +108,37 @@ class GenerativeModel(EventModel):
     def _noise(self, num_events, size, seed):
         return normal_noise([num_events, size], seed, self.events.dtype)
 
-    def _standard_normal(self, size: int) -> tfd.Distribution:
-        zero = tf.zeros((), self.events.dtype)
-        return tfd.Sample(tfd.Normal(zero, tf.ones_like(zero)), size)
+
+class Exact(Mixin):
+    """A mixin of `EventModel` for bijectors from noise to the event."""
+
+    @property
+    @abstractmethod
+    def distribution(self) -> tfd.TransformedDistribution:
+        """The model as a distribution over events in [0, 1]^N (or R^N for vectors)."""
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Training maximizes the likelihood itself."""
+        return Likelihood("log_prob", self.log_prob, True, "", "exact log-likelihood")
+
+    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Returns exact log-densities of events.
+
+        Args:
+            x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
+                dequantized, in [0, 1] where a pixel logit precedes the model.
+            seed: Seed of the dequantization of integers; None draws a new one.
+
+        Returns:
+            Nats per event, `[batch]`: the density of the (dequantized) event in
+            [0, 1]^N, which can exceed 1, so its logarithm can be positive.
+
+        Raises:
+            ValueError: If `x` has a wrong shape, or values out of range.
+        """
+        return self._of_events(self._objective_in_graph, x, seed)
+
+    def _objective_of(self, inputs, targets, seed):
+        """Log-density of dequantized events (eq. 7), nats, `[batch]`."""
+        return self.distribution.log_prob(tf.identity(targets))

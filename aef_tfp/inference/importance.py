@@ -1,0 +1,253 @@
+"""Importance sampling: what an estimate of log p(x) is, and how it is gathered."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from aef_tfp.engine.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.noise import fold_seed, normal_noise, starting_at, stateless_seed
+from aef_tfp.inference.laplace import Laplace, laplace_approximation
+
+__all__ = [
+    "PROPOSALS",
+    "EncoderProposal",
+    "ImportanceEstimate",
+    "check_proposal",
+    "checked_scale",
+    "gather_weights",
+    "importance_estimate",
+    "laplace_proposal",
+]
+
+PROPOSALS = ("encoder", "laplace")
+
+# Places from which the search for a posterior's mode may begin.
+_LAPLACE_STARTS = 16
+
+
+class EncoderProposal(NamedTuple):
+    """A Gaussian over cores, N(loc, scale^2 I), as a proposal of latents.
+
+    Args:
+        loc: `[batch, d]`: the features of an AEF, zero for the noise of a VAE.
+        encoded: Location and scale of the latents, `[batch, d]` each.
+    """
+
+    loc: tf.Tensor
+    encoded: tuple[tf.Tensor, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceEstimate:
+    """An estimate of log p(x) from R repeats of K weights v = p(x, w) / q(w | x).
+
+    Args:
+        log_sums: Log of the sum of each repeat's weights, `[num_repeats, batch]`.
+        log_square_sum: Log of the sum of all squared weights, `[batch]`.
+        num_samples: K, weights per repeat.
+    """
+
+    log_sums: tf.Tensor
+    log_square_sum: tf.Tensor
+    num_samples: int
+
+    @property
+    def num_repeats(self) -> int:
+        """R."""
+        return int(self.log_sums.shape[0])
+
+    @property
+    def log_prob(self) -> tf.Tensor:
+        """Log of the mean of all R K weights, nats, `[batch]` (eq. 17, 18).
+
+        The repeats are pooled inside the logarithm. On average it is a lower bound of
+        log p(x), which tightens as R K grows.
+        """
+        total = float(np.log(self.num_repeats * self.num_samples))
+        return tf.reduce_logsumexp(self.log_sums, axis=0) - total
+
+    @property
+    def effective_sample_size(self) -> tf.Tensor:
+        """(sum v)^2 / sum v^2 of all weights, `[batch]`, from 1 to R K."""
+        log_sum = tf.reduce_logsumexp(self.log_sums, axis=0)
+        return tf.exp(2.0 * log_sum - self.log_square_sum)
+
+    @property
+    def paper_log_prob_without_log_k(self) -> tf.Tensor:
+        """The estimator of the paper's code for the linear AEF, nats, `[batch]`.
+
+        The mean over repeats of log sum_k v_k: without `- log K`, which makes it log K
+        too high (4.85 nats at K = 128), and with the repeats averaged outside the
+        logarithm. It is no estimate of log p(x), and serves for comparing with the
+        paper's tables alone.
+        """
+        return tf.reduce_mean(self.log_sums, axis=0)
+
+
+def gather_weights(
+    log_weights: Callable[[tf.Tensor], tf.Tensor],
+    repeats: Iterable[tf.Tensor],
+    num_samples: int,
+    samples_per_pass: int,
+    log_det: tf.Tensor,
+) -> ImportanceEstimate:
+    """Sums weights over passes of bounded size.
+
+    Args:
+        log_weights: Maps seeds `[samples, 2]` to log weights `[samples, batch]`.
+        repeats: Seeds `[num_samples, 2]` of each repeat.
+        num_samples: K.
+        samples_per_pass: Samples of one call of `log_weights` at most.
+        log_det: Added to every log weight, `[batch]`.
+    """
+    log_sums, log_square_sum = [], None
+    for seeds in repeats:
+        log_sum = None
+        for start in range(0, num_samples, samples_per_pass):
+            values = log_weights(seeds[start : start + samples_per_pass]) + log_det
+            log_sum = _added(log_sum, tf.reduce_logsumexp(values, axis=0))
+            square = tf.reduce_logsumexp(2.0 * values, axis=0)
+            log_square_sum = _added(log_square_sum, square)
+        log_sums.append(log_sum)
+    return ImportanceEstimate(tf.stack(log_sums), log_square_sum, num_samples)
+
+
+def _added(total: tf.Tensor | None, value: tf.Tensor) -> tf.Tensor:
+    """Log of the sum of two numbers given by their logs; None stands for zero."""
+    return value if total is None else tf.reduce_logsumexp([total, value], axis=0)
+
+
+class _Estimated(Protocol):
+    """What an estimate asks of a model: p(z, y), and q(z | y) to draw from."""
+
+    events: Any
+    latent_dim: int
+
+    def _preprocessed(self, x, seed): ...
+    def _encoder_proposal(self, y): ...
+    def _laplace_proposal(self, y, scale, seed): ...
+    def _log_weights(self, y, scale, proposal, seeds): ...
+    def proposal_scale(self, proposal): ...
+
+
+def importance_estimate(
+    model: _Estimated,
+    x: Any,
+    num_samples: int,
+    *,
+    num_repeats: int,
+    proposal: str,
+    proposal_scale: float | None,
+    seed: int | None,
+    latents_per_pass: int,
+) -> ImportanceEstimate:
+    """Does what `importance_estimate` of a model says, in passes.
+
+    Args:
+        model: The model.
+        x: Events, as for all other arguments but the last.
+        num_samples: K.
+        num_repeats: R.
+        proposal: `"encoder"` or `"laplace"`.
+        proposal_scale: None or positive.
+        seed: None draws a new one.
+        latents_per_pass: How many latents are decoded at once.
+    """
+    checked_count("num_samples", num_samples)
+    checked_count("num_repeats", num_repeats)
+    check_proposal(proposal)
+    if proposal_scale is None:
+        proposal_scale = model.proposal_scale(proposal)
+    scale = tf.constant(checked_scale(proposal_scale), model.events.dtype)
+    x = model.events.checked(x, density=True)
+    seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
+    check_fits_memory(
+        f"num_samples of {num_samples:,}",
+        16 * num_samples * num_repeats,
+        "take fewer",
+    )
+    events_per_pass = latents_per_pass
+    if proposal == "laplace":
+        # The Jacobian's d columns are so many passes at once.
+        columns = max(model.latent_dim, _LAPLACE_STARTS)
+        events_per_pass = max(1, latents_per_pass // columns)
+    parts = []
+    for start in range(0, max(1, len(x)), events_per_pass):
+        events, log_det = model._preprocessed(
+            x[start : start + events_per_pass], starting_at(seeds[0], start)
+        )
+        if proposal == "encoder":
+            fitted = model._encoder_proposal(events)
+        else:
+            fitted = model._laplace_proposal(
+                events,
+                tf.constant(model.proposal_scale("encoder"), events.dtype),
+                fold_seed(seeds[0], start),
+            )
+        # A seed for each sample: how many go through one pass changes nothing.
+        repeats = (
+            tf.random.split(fold_seed(seed, start), num_samples) for seed in seeds[1:]
+        )
+        parts.append(
+            gather_weights(
+                functools.partial(model._log_weights, events, scale, fitted),
+                repeats,
+                num_samples,
+                max(1, latents_per_pass // max(1, len(events))),
+                log_det,
+            )
+        )
+    return ImportanceEstimate(
+        tf.concat([part.log_sums for part in parts], axis=-1),
+        tf.concat([part.log_square_sum for part in parts], axis=0),
+        num_samples,
+    )
+
+
+def laplace_proposal(
+    latent_log_prob: Callable[[tf.Tensor], tf.Tensor],
+    residuals: Callable[[tf.Tensor], tf.Tensor],
+    draw: Callable[[tf.Tensor], tf.Tensor],
+    shape: tuple[Any, int],
+    seed: tf.Tensor,
+    dtype: Any,
+) -> Laplace:
+    """Fits a Gaussian to the posterior over the latents of each event.
+
+    The search begins at the best of a few draws of the encoder, and of what it says
+    without noise: a posterior over few latents can have several modes.
+
+    Args:
+        latent_log_prob: log p(z, y) of latents `[..., batch, d]`.
+        residuals: As in `laplace_approximation`.
+        draw: Latents of standard normal noise `[starts, batch, d]`.
+        shape: `(batch, d)`.
+        seed: Stateless seed.
+        dtype: Of the latents.
+    """
+    batch, latent_dim = shape
+    noise = normal_noise([_LAPLACE_STARTS - 1, batch * latent_dim], seed, dtype)
+    noise = tf.reshape(noise, [_LAPLACE_STARTS - 1, -1, latent_dim])
+    starts = draw(tf.pad(noise, [[1, 0], [0, 0], [0, 0]]))
+    values = latent_log_prob(starts)
+    values = tf.where(tf.math.is_finite(values), values, values.dtype.min)
+    best = tf.argmax(values, axis=0)
+    start = tf.gather(tf.transpose(starts, [1, 0, 2]), best, batch_dims=1)
+    return laplace_approximation(latent_log_prob, residuals, start)
+
+
+def check_proposal(proposal: str) -> None:
+    """Raises a ValueError if there is no such proposal."""
+    if proposal not in PROPOSALS:
+        raise ValueError(f"proposal must be 'encoder' or 'laplace', got {proposal!r}.")
+
+
+def checked_scale(scale: float) -> float:
+    """Returns a proposal's scale after a check."""
+    if not (np.isfinite(scale) and scale > 0.0):
+        raise ValueError(f"proposal_scale must be a positive number, got {scale!r}.")
+    return float(scale)

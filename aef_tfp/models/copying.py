@@ -1,0 +1,38 @@
+"""Models with copies of another one's networks: a VAE becomes an AEF, and back."""
+
+from typing import Any
+
+from aef_tfp.models.event_model import constructor_arguments
+from aef_tfp.models.frozen import freeze, frozen_layers
+
+__all__ = ["with_parts_of"]
+
+# What is not the same in another kind of model.
+_OWN = {
+    "name",
+    "core_flow",
+    "posterior_flow",
+    "expansion",
+    "proposal_scales",
+    "num_importance_samples",
+}
+
+
+def with_parts_of(cls: Any, other: Any, **arguments: Any) -> Any:
+    """Builds a model with copies of another one's networks, prior and settings.
+
+    Args:
+        cls: Its class.
+        other: The model to copy from; it stays as it is.
+        **arguments: Of the constructor, in place of the other's.
+    """
+    config = other.get_config()
+    names = set(constructor_arguments(cls)) - _OWN
+    shared = {name: value for name, value in config.items() if name in names}
+    model = cls.from_config({**shared, "format": config["format"], **arguments})
+    for part in ("preprocessing", "encoder", "decoder", "prior_flow"):
+        ours, theirs = getattr(model, part), getattr(other, part)
+        ours.set_weights(theirs.get_weights())
+        freeze(ours, frozen_layers(theirs))
+    model._is_adapted.assign(other._is_adapted)
+    return model
