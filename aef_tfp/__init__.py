@@ -39,6 +39,7 @@ _SUBMODULES = (
     "evaluation",
     "export",
     "flows",
+    "inference",
     "metrics",
     "models",
     "networks",

@@ -216,7 +216,7 @@ def test_the_clean_objective_of_an_aef_is_a_density_given_the_noisy_event(rng):
         core, x = pair
         y = tf.reshape(model.preprocessing.bijector.inverse(x), [-1, 16])
         z = loc + scale * model.core_flow.bijector.inverse(core)
-        mean, sigma = model._decode_shell(z)
+        mean, sigma = model.chain.decoded(z)
         return [model.prior_flow.bijector.inverse(z), (y - mean) / sigma]
 
     pair = [model.expansion(y_noisy), clean]

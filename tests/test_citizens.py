@@ -254,7 +254,7 @@ def test_bijectors_of_models_are_printed(kind, model_of):
         layer.bijector for layer in model.layers if hasattr(layer, "bijector")
     ]
     if kind != "pixel_maf":
-        bijectors += [model.autoencoder_bijector, model.prior_bijector]
+        bijectors += [model.chain.bijector, *model.chain.parts().values()]
     for bijector in bijectors:
         assert "tfp.bijectors." in str(bijector)
         assert "tfp.bijectors." in repr(bijector)

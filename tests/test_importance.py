@@ -8,10 +8,10 @@ from scipy.special import logsumexp
 from test_models import linear_gaussian, small_model
 
 from aef_tfp import flows
+from aef_tfp.inference.importance import ImportanceEstimate
+from aef_tfp.inference.laplace import forward_jacobian, laplace_approximation
 from aef_tfp.metrics import likelihood, tune_proposal_scale
 from aef_tfp.models import VAE, ExpandedAEF
-from aef_tfp.models.importance import ImportanceEstimate
-from aef_tfp.models.laplace import forward_jacobian, laplace_approximation
 from aef_tfp.networks import batching, dense_decoder
 
 
@@ -214,7 +214,7 @@ def log_marginal_by_grid(model, x):
     """Log of the sum of p(z, y) over a fine grid in the plane of the latents."""
     y, log_det = model._preprocess(x)
     one = tf.ones((), tf.float64)
-    laplace = model._laplace(y, one, tf.constant([0, 0]))
+    laplace = model._laplace_proposal(y, one, tf.constant([0, 0]))
     step = 0.1
     nodes = np.arange(-14.0, 14.0, step)
     grid = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 1, 2)

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 from calculus import fresh, perturb
 
 from aef_tfp import bijectors, networks
-from aef_tfp.models.laplace import forward_jacobian
+from aef_tfp.inference.laplace import forward_jacobian
 from aef_tfp.networks import MADE, GaussianDecoder, GaussianEncoder
 from aef_tfp.networks.activations import gelu
 

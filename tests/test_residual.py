@@ -11,6 +11,7 @@ from aef_tfp import networks
 from aef_tfp.config import RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.models import VAE, Autoencoder, ExpandedAEF, PartitionedAEF
+from aef_tfp.models.chain import Chain
 from aef_tfp.networks import (
     BottleneckBlock,
     Stage,
@@ -277,11 +278,11 @@ def test_the_largest_layer_bounds_what_goes_through_at_once(decoder, entries):
 def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
     x = digit_images[:40]
     stages = [Stage(8, 1, 8), Stage(1, 1, 1)]
-    encode, sizes = PartitionedAEF._encode_shell, []
+    encode, sizes = Chain.encoded, []
 
-    def recorded(model, shell):
+    def recorded(chain, shell):
         sizes.append(shell.shape[0])
-        return encode(model, shell)
+        return encode(chain, shell)
 
     def results():
         keras.utils.set_random_seed(1)
@@ -301,7 +302,7 @@ def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):
     wholes = results()
     # The largest layers have 8 * 8 * 4 entries: 12 events at once.
     monkeypatch.setattr(batching, "PASS_ENTRIES", 12 * 256)
-    monkeypatch.setattr(PartitionedAEF, "_encode_shell", recorded)
+    monkeypatch.setattr(Chain, "encoded", recorded)
     for whole, part in zip(wholes, results(), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
     assert sizes[:4] == [10, 10, 10, 10]

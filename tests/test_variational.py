@@ -57,8 +57,8 @@ def test_a_weight_is_likelihood_times_prior_over_posterior(posterior, prior, rng
     model = vae(**arguments)
     y = tf.constant(rng.normal(size=(4, 5)))
     epsilon = rng.normal(size=(4, 2))
-    got = model._encoder_log_weights(
-        y, tf.constant(epsilon), tf.ones((), tf.float64), model._propose(y)
+    got = model._log_weights_of(
+        y, tf.ones((), tf.float64), model._propose(y), tf.constant(epsilon)
     )
     np.testing.assert_allclose(got, log_weight_by_hand(model, y, epsilon), rtol=1e-9)
 
@@ -71,7 +71,7 @@ def test_elbo_includes_the_preprocessing(rng):
     # The mean over many seeds of both differs by the log-determinant alone.
     noise = tf.constant(rng.normal(size=(500, 3, 2)))
     unit = tf.ones((), tf.float64)
-    weights = model._encoder_log_weights(y, noise, unit, model._propose(y))
+    weights = model._log_weights_of(y, unit, model._propose(y), noise)
     raw = np.mean(weights, axis=0)
     elbo = np.mean([model.elbo(x, seed=seed) for seed in range(500)], axis=0)
     spread = np.std([model.elbo(x, seed=seed) for seed in range(50)], axis=0)
@@ -204,7 +204,7 @@ def test_a_vae_becomes_an_aef_with_the_same_parts_and_back(posterior, rng):
     [
         (
             lambda m: m.log_prob(np.zeros((1, 5))),
-            "VAE has no exact log_prob; use",
+            "VAE has no log_prob; use",
         ),
         (
             lambda m: m.marginal_log_prob(np.zeros((1, 5)), 0),
@@ -220,6 +220,6 @@ def test_a_vae_becomes_an_aef_with_the_same_parts_and_back(posterior, rng):
     ],
 )
 def test_bad_input_is_refused(call, message):
-    with pytest.raises((ValueError, NotImplementedError), match=message) as error:
+    with pytest.raises((ValueError, AttributeError), match=message) as error:
         call(vae())
     assert "\n" not in str(error.value)

@@ -49,7 +49,7 @@ class EventSpec:
     def of(
         cls, shape: Sequence[int], num_levels: Any, logit_lambda: Any, dtype: str
     ) -> "EventSpec":
-        """Resolves `"auto"`, as `GenerativeModel` describes it.
+        """Resolves `"auto"`, as the models describe it.
 
         Raises:
             ValueError: If the shape or `num_levels` is out of range.
