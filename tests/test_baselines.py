@@ -276,7 +276,6 @@ def test_a_denoiser_denoises(target, digit_images):
             "use 'noisy', or an ExpandedAEF",
         ),
         (lambda: PixelMAF((4, 4, 1), denoising_target="clean"), "use 'noisy', or"),
-        (lambda: autoencoder(decoder_scale="dependent"), "no decoder_scale but"),
         (
             lambda: autoencoder(num_levels=1),
             "num_levels must be an integer of at least 2",

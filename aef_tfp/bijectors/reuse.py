@@ -7,8 +7,16 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
+from tensorflow_probability.python.internal import cache_util
 
-__all__ = ["Live", "OncePerGraph", "chain", "one_evaluation", "with_plain_ranks"]
+__all__ = [
+    "Live",
+    "OncePerGraph",
+    "cache_of_graph",
+    "chain",
+    "one_evaluation",
+    "with_plain_ranks",
+]
 
 _NOTHING: tuple[Any, Any, Any] = (None, None, None)
 
@@ -40,6 +48,28 @@ def one_evaluation() -> Iterator[bool]:
             # TFP's cache leads from a tensor to its bijector: if that led back to the
             # tensor, both, and the weights, would never be freed.
             function._last = _NOTHING
+
+
+@contextlib.contextmanager
+def cache_of_graph() -> Iterator[None]:
+    """Within a graph, TFP's cache is the graph's own, and ends with it.
+
+    TFP has one cache for all bijectors of the process. It leads from a tensor of a
+    graph to the bijector, so to the weights and to all graphs of the model, which hold
+    the tensor: none of them would ever be freed.
+    """
+    if tf.executing_eagerly():
+        yield
+        return
+    graph = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, "_aef_tfp_cache"):
+        graph._aef_tfp_cache = cache_util.EphemeralDict()
+    cache = vars(tfb.Bijector)["_cache"]
+    storage, cache.storage = cache.storage, graph._aef_tfp_cache
+    try:
+        yield
+    finally:
+        cache.storage = storage
 
 
 class OncePerGraph:
@@ -90,15 +120,15 @@ class Live(tfb.Bijector):
     """
 
     def _call_forward(self, x, name, **kwargs):
-        with one_evaluation() as begins:
+        with one_evaluation() as begins, cache_of_graph():
             return super()._call_forward(_copied(x) if begins else x, name, **kwargs)
 
     def _call_inverse(self, y, name, **kwargs):
-        with one_evaluation() as begins:
+        with one_evaluation() as begins, cache_of_graph():
             return super()._call_inverse(_copied(y) if begins else y, name, **kwargs)
 
     def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
-        with one_evaluation() as begins:
+        with one_evaluation() as begins, cache_of_graph():
             if begins and not self._made(x, "_forward", kwargs):
                 x = _copied(x)
             return super()._call_forward_log_det_jacobian(
@@ -106,7 +136,7 @@ class Live(tfb.Bijector):
             )
 
     def _call_inverse_log_det_jacobian(self, y, event_ndims, name, **kwargs):
-        with one_evaluation() as begins:
+        with one_evaluation() as begins, cache_of_graph():
             if begins and not self._made(y, "_inverse", kwargs):
                 y = _copied(y)
             return super()._call_inverse_log_det_jacobian(

@@ -2,17 +2,14 @@
 
 import contextlib
 import functools
-import itertools
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
-from tensorflow_probability import bijectors as tfb
-from tensorflow_probability.python.internal import cache_util
 
+from aef_tfp.bijectors.reuse import cache_of_graph
 from aef_tfp.memory import collector_paused
+from aef_tfp.networks.gradients import gradients_held
 
 __all__ = ["traced", "tracing"]
 
@@ -21,46 +18,12 @@ __all__ = ["traced", "tracing"]
 def tracing() -> Iterator[None]:
     """Around the making of a graph: no collector, and nothing that outlives the graph.
 
-    TFP has one cache for all bijectors of the process. It leads from a tensor of a
-    graph to the bijector, so to the model and its graphs, which hold the tensor. And
-    TensorFlow keeps the function of each custom gradient for ever, which holds the
-    graph that it is part of. A model that was trained once took 200 MB to the end of
-    the process. Here the cache ends with the trace, and the graph holds the functions.
+    What TFP and TensorFlow keep for the process would otherwise hold each model that
+    was ever traced: 200 MB for each, to the end. See `cache_of_graph`, and
+    `gradients_held`.
     """
-    cache = vars(tfb.Bijector)["_cache"]
-    storage, cache.storage = cache.storage, cache_util.EphemeralDict()
-    gradients = ops.gradient_registry._registry
-    known = len(gradients)
-    try:
-        with collector_paused():
-            yield
-    finally:
-        cache.storage = storage
-        if not tf.executing_eagerly():
-            _hold_custom_gradients(itertools.islice(gradients.items(), known, None))
-
-
-def _hold_custom_gradients(entries) -> None:
-    graph = tf.compat.v1.get_default_graph()
-    graph._aef_tfp_gradients = held = getattr(graph, "_aef_tfp_gradients", [])
-    for name, entry in entries:
-        function = entry["type"]
-        if name.startswith("CustomGradient-") and not isinstance(function, _Held):
-            held.append(function)
-            entry["type"] = _Held(function)
-
-
-class _Held:
-    """A function that somebody else holds."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self._reference = weakref.ref(function)
-
-    def __call__(self, *arguments: Any) -> Any:
-        function = self._reference()
-        if function is None:
-            raise RuntimeError("The graph that this gradient belongs to is gone.")
-        return function(*arguments)
+    with collector_paused(), cache_of_graph(), gradients_held():
+        yield
 
 
 class _Traced:

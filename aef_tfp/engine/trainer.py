@@ -7,6 +7,7 @@ callbacks, history) remains Keras's.
 """
 
 import types
+import weakref
 from abc import abstractmethod
 from typing import Any
 
@@ -316,11 +317,14 @@ class LikelihoodTrainer(keras.Model):
         then count, in the logs too.
         """
         training = check is not None
-        gate = Gate(
-            lambda x: self.check_batch(x, training=training),
-            self.event_shape,
-            self._refusals,
-        )
+        # TensorFlow keeps what a graph calls back for as long as the process lasts.
+        trainer = weakref.ref(self)
+
+        def check_batch(x):
+            if (model := trainer()) is not None:
+                model.check_batch(x, training=training)
+
+        gate = Gate(check_batch, self.event_shape, self._refusals)
 
         def admit(data):
             return self.distribute_strategy.run(gate.admitted, args=(data,))

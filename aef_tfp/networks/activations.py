@@ -4,10 +4,12 @@ import math
 
 import tensorflow as tf
 
+from aef_tfp.networks.gradients import custom_gradient
+
 __all__ = ["gelu"]
 
 
-@tf.custom_gradient
+@custom_gradient
 def gelu(x: tf.Tensor) -> tf.Tensor:
     """Returns x Phi(x) with the normal distribution function Phi, entry by entry.
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.networks.gradients import custom_gradient
 from aef_tfp.networks.switch import Switch
 
 __all__ = ["Conv2D", "Conv2DTranspose", "arranging_for_xla"]
@@ -130,7 +131,7 @@ def _product(images, kernel):
 # Shapes: large `[batch, 2 n, 2 m, f]`, small `[batch, n, m, c]`, kernel `[h, w, f, c]`.
 
 
-@tf.custom_gradient
+@custom_gradient
 def _doubled(small, kernel):
     """The transposed convolution, from small to large."""
 
@@ -149,7 +150,7 @@ def _doubled(small, kernel):
     return _woven(part), gradient
 
 
-@tf.custom_gradient
+@custom_gradient
 def _halved(large, kernel):
     """The convolution, from large to small."""
 

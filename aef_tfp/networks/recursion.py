@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.networks.gradients import custom_gradient
 from aef_tfp.networks.switch import Switch
 
 __all__ = ["Recursion", "compiling_recursions", "sorted_degrees"]
@@ -173,7 +174,7 @@ def _compiled(recursion: Recursion) -> Callable[..., tf.Tensor]:
     def solve_with_gradient(*arguments):
         # What a loop keeps for its gradient cannot leave a compiled function, so the
         # gradient's own runs the loop once more.
-        @tf.custom_gradient
+        @custom_gradient
         def solved(*values):
             packed = tf.nest.pack_sequence_as(arguments, values)
             return solve(*packed), lambda upstream: gradients(packed, upstream)
