@@ -26,7 +26,15 @@ if TYPE_CHECKING:
         PixelMAF,
     )
 
-__all__ = ["IWAE", "VAE", "Autoencoder", "ExpandedAEF", "PartitionedAEF", "PixelMAF"]
+__all__ = [
+    "IWAE",
+    "VAE",
+    "Autoencoder",
+    "ExpandedAEF",
+    "PartitionedAEF",
+    "PixelMAF",
+    "use_memory_pool",
+]
 
 __version__ = "0.1.0"
 
@@ -50,9 +58,6 @@ _SUBMODULES = (
 )
 
 check_backend()
-
-# Here, since it comes before TensorFlow starts or not at all.
-use_memory_pool()
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,8 @@ from aef_tfp.models import (
     PartitionedAEF,
     PixelMAF,
 )
-from aef_tfp.networks import residual_decoder, residual_encoder, residual_stages
+from aef_tfp.networks import residual_decoder, residual_encoder
+from aef_tfp.networks.residual import residual_stages
 
 __all__ = ["build_model"]
 

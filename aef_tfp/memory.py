@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import gc
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 
 __all__ = ["collector_paused", "keep_freed_memory", "use_memory_pool"]
@@ -27,9 +29,21 @@ def use_memory_pool() -> None:
     may grow to the machine's memory, and to 64 GiB at least.
 
     It concerns the whole process, if TensorFlow has not begun to work there: importing
-    it is not too late, a first tensor is. A user's own `TF_CPU_ALLOCATOR_USE_BFC` and
-    `TF_CPU_BFC_MEM_LIMIT_IN_MB` in the environment stay as they are.
+    it is not too late, a first tensor is, and there is a warning. A user's own
+    `TF_CPU_ALLOCATOR_USE_BFC` and `TF_CPU_BFC_MEM_LIMIT_IN_MB` in the environment stay
+    as they are. The trainers call it by themselves.
+
+    Example:
+        >>> import aef_tfp
+        >>> aef_tfp.use_memory_pool()  # in the first cell of a notebook
     """
+    context = sys.modules.get("tensorflow.python.eager.context")
+    if context is not None and context.context()._initialized:
+        warnings.warn(
+            "use_memory_pool comes too late: TensorFlow has begun to work; call it "
+            "before the first tensor or model.",
+            stacklevel=2,
+        )
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     limit = max(_POOL_LIMIT, _memory_in_mebibytes())
     os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(limit))

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
-from aef_tfp.memory import collector_paused
+from aef_tfp.memory import collector_paused, use_memory_pool
 
 __all__ = ["Terminated", "import_quietly", "run_command", "waiting"]
 
@@ -160,6 +160,8 @@ def import_quietly(name: str) -> ModuleType:
         name: Full name of the module.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules:
+        use_memory_pool()
     with collector_paused():
         with _held_back_standard_error():
             importlib.import_module("tensorflow").config.list_physical_devices()

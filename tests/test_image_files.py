@@ -22,7 +22,7 @@ from aef_tfp.data.npz_names import NAMES, split_names
 from aef_tfp.data.splits import SPLITS, drawn_sizes
 from aef_tfp.defaults import choose
 from aef_tfp.evaluation import evaluate_run, load_run_splits, tune
-from aef_tfp.networks import residual_stages
+from aef_tfp.networks.residual import residual_stages
 
 
 def one_line(message):

@@ -29,6 +29,7 @@ import resource
 import tensorflow as tf
 import keras
 import aef_tfp
+aef_tfp.use_memory_pool()
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tf.ones([2**26])
@@ -49,6 +50,7 @@ def test_a_large_tensor_gets_the_pages_of_the_one_before(monkeypatch):
     assert run_alone(NEW_PAGES_OF_THE_SECOND_TENSOR) < 6_000  # of 65,536
 
 
+@pytest.mark.filterwarnings("ignore:use_memory_pool comes too late")
 @pytest.mark.parametrize(
     ("gibibytes", "limit"), [(24, "65536"), (1024, "1048576"), (None, "65536")]
 )
@@ -66,6 +68,7 @@ def test_the_pool_may_grow_to_the_memory(gibibytes, limit, monkeypatch):
     assert (os.environ[POOL], os.environ[POOL_LIMIT]) == ("true", limit)
 
 
+@pytest.mark.filterwarnings("ignore:use_memory_pool comes too late")
 def test_the_users_pool_stays(monkeypatch):
     monkeypatch.setenv(POOL, "false")
     monkeypatch.setenv(POOL_LIMIT, "100")
@@ -122,6 +125,14 @@ def test_a_step_compiled_for_the_cpu_asks_for_it(jit_compile, has_gpu, monkeypat
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: devices)
     tiny(jit_compile=jit_compile).make_train_function()
     assert bool(asked) == (jit_compile and not has_gpu)
+
+
+def test_a_pool_after_the_first_tensor_is_too_late(monkeypatch):
+    monkeypatch.setenv(POOL, "true")
+    monkeypatch.setenv(POOL_LIMIT, "1")
+    tf.zeros([])
+    with pytest.warns(UserWarning, match="too late.*before the first tensor"):
+        use_memory_pool()
 
 
 @pytest.mark.parametrize(

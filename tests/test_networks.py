@@ -98,7 +98,7 @@ def test_recursions_compiled_where_they_stand_equal_the_plain_loop(count, rng):
 
         @tf.function(input_signature=[tf.TensorSpec([None, 5], tf.float64)])
         def compiled(x, bijector=bijector):
-            with networks.compiling_recursions():
+            with networks.recursion.compiling_recursions():
                 return bijector.forward(tf.identity(x))
 
         results = []
@@ -216,7 +216,7 @@ def test_convolutions_arranged_for_xla_are_those_of_keras(
 
     @tf.function(jit_compile=jit_compile)
     def arranged():
-        with networks.arranging_for_xla():
+        with networks.convolutions.arranging_for_xla():
             return derivatives(layer, x, weights)
 
     assert_same(arranged(), expected)
@@ -262,7 +262,7 @@ def test_other_convolutions_are_left_to_keras(kind, other, rng):
     layer = getattr(networks, kind)(**{**options, **other}, dtype="float64")
     # An odd side cannot be halved.
     x = tf.constant(rng.normal(size=(2, 4 if other else 5, 4, 2)))
-    with networks.arranging_for_xla():
+    with networks.convolutions.arranging_for_xla():
         y = layer(x)
     np.testing.assert_allclose(y, by_keras(layer, x), atol=1e-12)
     assert layer.compute_output_shape(x.shape) == y.shape
@@ -272,7 +272,7 @@ def affine_layers(dtype="float64"):
     options = {"strides": 2, "padding": "same", "dtype": dtype}
     return networks.AffineSequential(
         [
-            keras.Input([3], dtype=networks.density_dtype(dtype)),
+            keras.Input([3], dtype=networks.batching.density_dtype(dtype)),
             keras.layers.Dense(2 * 2 * 5, dtype=dtype),
             keras.layers.Reshape([2, 2, 5], dtype=dtype),
             keras.layers.Conv2DTranspose(4, 3, **options),

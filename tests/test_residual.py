@@ -12,14 +12,9 @@ from aef_tfp.config import RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.models import VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 from aef_tfp.models.chain import Chain
-from aef_tfp.networks import (
-    BottleneckBlock,
-    Stage,
-    batching,
-    events_per_pass,
-    get_decoder,
-    residual_stages,
-)
+from aef_tfp.networks import BottleneckBlock, Stage, batching, get_decoder
+from aef_tfp.networks.batching import events_per_pass
+from aef_tfp.networks.residual import residual_stages
 from aef_tfp.training import build_model
 
 RESIDUAL = {"encoder": "residual", "decoder": "residual"}

@@ -39,7 +39,8 @@ from aef_tfp.engine.replicas import (
 from aef_tfp.engine.tracing import traced, tracing
 from aef_tfp.engine.update import Update, update_of
 from aef_tfp.memory import keep_freed_memory
-from aef_tfp.networks import arranging_for_xla, rematerializing
+from aef_tfp.networks.convolutions import arranging_for_xla
+from aef_tfp.networks.rematerialization import rematerializing
 
 __all__ = ["LikelihoodTrainer"]
 

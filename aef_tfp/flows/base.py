@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from aef_tfp.networks import density_dtype
+from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.expansion import Expandable
 from aef_tfp.networks.switch import Switch
 

@@ -8,8 +8,8 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors.vectors import VectorBijector
 from aef_tfp.flows.compositions import Inverted, Stack
-from aef_tfp.networks import with_flat_batch
 from aef_tfp.networks.advice import refuse_half_precision
+from aef_tfp.networks.batching import with_flat_batch
 from aef_tfp.networks.mode import layers_in_mode, run_in_mode
 
 __all__ = ["bijector_of", "check_flow_of_user", "is_of_user"]

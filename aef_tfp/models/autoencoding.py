@@ -18,13 +18,11 @@ from aef_tfp.networks import (
     GaussianDecoder,
     GaussianEncoder,
     PointEncoder,
-    events_per_pass,
     get_decoder,
     get_encoder,
-    in_passes,
-    passes,
 )
 from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
+from aef_tfp.networks.batching import events_per_pass, in_passes, passes
 from aef_tfp.networks.mode import training_mode
 
 __all__ = ["Autoencoding"]

@@ -13,7 +13,7 @@ from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
 from aef_tfp.bijectors.reuse import chain
 from aef_tfp.flows.checks import bijector_of, is_of_user
-from aef_tfp.networks import in_passes, with_flat_batch
+from aef_tfp.networks.batching import in_passes, with_flat_batch
 
 __all__ = ["Chain", "PartialShell", "Shell", "WholeShell", "standard_normal"]
 

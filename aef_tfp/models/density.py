@@ -13,8 +13,8 @@ from aef_tfp.engine.tracing import traced
 from aef_tfp.models.bits import bits_per_dim
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.mixin import Mixin
-from aef_tfp.networks import compiling_recursions
 from aef_tfp.networks.batching import joined, pass_sizes
+from aef_tfp.networks.recursion import compiling_recursions
 
 __all__ = ["Density", "Exact"]
 

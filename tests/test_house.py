@@ -1,0 +1,166 @@
+"""The rules of the house: imports go down, models are flat and say what they can do."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import aef_tfp
+from aef_tfp import models
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "aef_tfp"
+KINDS = [name for name in aef_tfp.__all__ if isinstance(getattr(aef_tfp, name), type)]
+
+
+def rooms():
+    """The rooms in the order of CONTRIBUTING: each imports from those before it."""
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+
+
+def imports(path):
+    """The rooms that a module imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "aef_tfp":
+            names = [f"aef_tfp.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "aef_tfp" and len(parts) > 1:
+                yield parts[1]
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+
+
+def test_every_room_is_in_the_table_once():
+    names = rooms()
+    assert len(names) == len(set(names))
+    assert set(names) == {room_of(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_up_the_table_only(path):
+    order = rooms()
+    own = order.index(room_of(path))
+    later = {name for name in imports(path) if order.index(name) > own}
+    assert not later
+
+
+def test_a_room_has_no_circle_of_modules():
+    for room in {path.parent for path in MODULES if path.parent != PACKAGE}:
+        edges = {}
+        for path in room.glob("*.py"):
+            tree = ast.parse(path.read_text())
+            prefix = ".".join(path.relative_to(ROOT).parts[:-1])
+            edges[path.stem] = {
+                node.module.removeprefix(prefix).strip(".").split(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith(f"{prefix}.")
+            }
+        del edges["__init__"]
+        while edges:
+            free = [name for name, needs in edges.items() if not needs & set(edges)]
+            assert free, f"{room.name}: {sorted(edges)}"
+            for name in free:
+                del edges[name]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_names_and_describes_every_argument(name):
+    cls = getattr(aef_tfp, name)
+    parameters = list(inspect.signature(cls).parameters.values())
+    kinds = {parameter.kind for parameter in parameters}
+    assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    arguments = re.search(r"Args:\n(.*?)\n\n", inspect.getdoc(cls), re.DOTALL)[1]
+    described = re.findall(r"^    (\w+):", arguments, re.MULTILINE)
+    assert described == [parameter.name for parameter in parameters]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_is_three_classes_below_keras(name):
+    cls = getattr(aef_tfp, name)
+    above = [owner for owner in cls.__mro__ if issubclass(owner, keras.Model)]
+    assert len(above[: above.index(keras.Model)]) == 3
+
+
+def test_nothing_outside_of_models_asks_for_a_kind():
+    kinds = {*KINDS, "Autoencoding", "Chained", "Density", "Exact", "Marginal"}
+    for path in [*MODULES, *(ROOT / "trainers").glob("*.py")]:
+        if path.parent.name == "models":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "isinstance",
+                "issubclass",
+            ):
+                asked = {getattr(part, "id", "") for part in ast.walk(node.args[1])}
+                assert not asked & kinds, path
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "missing"),
+    [
+        ("Autoencoder", {"latent_dim": 1}, {"sample", "log_prob", "bits_per_dim"}),
+        ("PixelMAF", {"num_layers": 1}, {"encode", "decode", "reconstruct", "prior"}),
+        ("ExpandedAEF", {"latent_dim": 1}, {"log_prob", "distribution", "elbo"}),
+    ],
+)
+def test_a_model_shows_what_works_only(name, arguments, missing):
+    model = getattr(aef_tfp, name)((3,), **arguments)
+    assert not missing & set(dir(model))
+    for attribute in missing:
+        with pytest.raises(AttributeError, match=attribute):
+            getattr(model, attribute)
+    said = {
+        "encode": model.encodes,
+        "sample": model.samples,
+        "marginal_log_prob": model.estimates,
+        "objective_terms": model.has_terms,
+    }
+    assert {key: key in dir(model) for key in said} == said
+    likelihood = model.likelihood
+    assert (likelihood is None) == (name == "Autoencoder")
+    if likelihood is not None:
+        assert getattr(model, likelihood.name) == likelihood.function
+        assert likelihood.bits_per_dim_name == model.bits_per_dim_name
+
+
+def test_importing_the_package_changes_nothing():
+    program = (
+        "import os, sys; before = dict(os.environ); import aef_tfp; "
+        "print(dict(os.environ) == before, 'tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["True", "False"]
+
+
+def test_the_configuration_is_the_constructors_arguments():
+    for name in KINDS:
+        cls = getattr(aef_tfp, name)
+        arguments = {"latent_dim": 1} if name != "PixelMAF" else {"num_layers": 1}
+        model = cls((3,), **arguments, name="other", seed=5, num_levels=4)
+        config = model.get_config()
+        assert set(config) - {"frozen", "format"} == set(
+            inspect.signature(cls).parameters
+        )
+        assert config == cls.from_config(config).get_config()
+    assert models.EventModel.__name__ not in aef_tfp.__all__
