@@ -78,7 +78,7 @@ def evaluate_slowly(run_dir: Path, argv: list[str]) -> int:
     sys.path.insert(0, str(TRAINERS))
     import evaluate
 
-    from aef_tfp import evaluation  # noqa: F401 - so that the first is as quick
+    from aef_tfp.runs import evaluation  # noqa: F401 - so that the first is as quick
 
     _slow_down(run_dir.with_suffix(".evaluating"))
     while not run_dir.with_suffix(".enough").exists():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig, get_preset
-from aef_tfp.unread import unread_by_evaluation, unread_by_run
+from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig, get_preset
+from aef_tfp.runs.unread import unread_by_evaluation, unread_by_run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))

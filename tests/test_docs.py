@@ -23,7 +23,7 @@ import tyro
 
 import aef_tfp
 from aef_tfp import flows, models
-from aef_tfp.config import RunConfig
+from aef_tfp.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

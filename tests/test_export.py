@@ -14,7 +14,6 @@ from test_models import small_model
 from test_variational import vae
 
 from aef_tfp import flows
-from aef_tfp.config import RunConfig
 from aef_tfp.export import saved_model as saved_model_room
 from aef_tfp.models import (
     IWAE,
@@ -25,6 +24,7 @@ from aef_tfp.models import (
     PixelMAF,
 )
 from aef_tfp.networks import MADE, MaskedDense
+from aef_tfp.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))

@@ -22,8 +22,9 @@ import tensorflow as tf
 from test_run import SMALL, history, last_weights
 from test_training_engine import FLOATS, batches, tiny, weights
 
-from aef_tfp import distribution, files, training
+from aef_tfp import distribution, files
 from aef_tfp.callbacks import Checkpoints, CheckpointStore, History, StopOnSignal
+from aef_tfp.runs import training
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))

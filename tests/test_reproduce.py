@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from aef_tfp import paper
-from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig
 from aef_tfp.data.registry import DATASETS
-from aef_tfp.paper import reproduction
+from aef_tfp.runs import paper
+from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig
+from aef_tfp.runs.paper import reproduction
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
@@ -47,11 +47,11 @@ class Package:
 
     def import_quietly(self, name):
         return {
-            "aef_tfp.training": SimpleNamespace(
+            "aef_tfp.runs.training": SimpleNamespace(
                 train=self.train, build_model=self.build_model
             ),
             "aef_tfp.metrics": SimpleNamespace(inception_features=self.inception),
-            "aef_tfp.evaluation": SimpleNamespace(evaluate_run=self.evaluate_run),
+            "aef_tfp.runs.evaluation": SimpleNamespace(evaluate_run=self.evaluate_run),
         }[name]
 
     def train(self, config, run_dir, *, data_dir, download, resume, verbose):

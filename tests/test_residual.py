@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from aef_tfp import networks
-from aef_tfp.config import RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.models import VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 from aef_tfp.networks import (
@@ -19,7 +18,8 @@ from aef_tfp.networks import (
     get_decoder,
     residual_stages,
 )
-from aef_tfp.training import build_model
+from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.training import build_model
 
 RESIDUAL = {"encoder": "residual", "decoder": "residual"}
 

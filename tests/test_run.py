@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aef_tfp.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
 from aef_tfp.data import dataset_info
 from aef_tfp.pictures import save_png
-from aef_tfp.training import build_model
+from aef_tfp.runs.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
+from aef_tfp.runs.training import build_model
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from test_run import SMALL, history
 
-from aef_tfp import best, evaluation, files, metrics, saved, training
-from aef_tfp.building import build_model
+from aef_tfp import files, metrics, saved
 from aef_tfp.callbacks import Checkpoints
-from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.records import append_records, read_records
+from aef_tfp.runs import best, evaluation, training
+from aef_tfp.runs.building import build_model
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aef_tfp.config import RunConfig, RunSettings
+from aef_tfp.runs.config import RunConfig, RunSettings
 
 __all__ = ["check_resumed", "check_weights"]
 

@@ -7,8 +7,8 @@ import dataclasses
 import math
 from typing import Any
 
-from aef_tfp.config import CHOSEN, NetworkName, RunConfig, RunSettings
 from aef_tfp.data import dataset_info
+from aef_tfp.runs.config import CHOSEN, NetworkName, RunConfig, RunSettings
 
 __all__ = ["choose", "pays_to_compile"]
 

@@ -4,14 +4,14 @@
 same, `tables` shows both side by side. TensorFlow is imported when a run needs it.
 """
 
-from aef_tfp.paper.exhibits import (
+from aef_tfp.runs.paper.exhibits import (
     EXHIBITS,
     METRICS,
     Exhibit,
     Experiment,
     run_name,
 )
-from aef_tfp.paper.reproduction import (
+from aef_tfp.runs.paper.reproduction import (
     Run,
     bring_up_to_date,
     commands,
@@ -19,7 +19,7 @@ from aef_tfp.paper.reproduction import (
     plan,
     unread,
 )
-from aef_tfp.paper.tables import (
+from aef_tfp.runs.paper.tables import (
     exhibit_list,
     experiment_table,
     result_table,

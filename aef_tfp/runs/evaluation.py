@@ -10,8 +10,6 @@ import keras
 import numpy as np
 
 from aef_tfp import metrics
-from aef_tfp.best import keep_scales, read_best, use_kept_scales
-from aef_tfp.config import EvaluationConfig, RunConfig, RunSettings
 from aef_tfp.data import Split, Splits, load_splits
 from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.data.splits import MIN_TEST_IMAGES
@@ -25,6 +23,8 @@ from aef_tfp.models import (
     WholeEventModel,
 )
 from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.runs.best import keep_scales, read_best, use_kept_scales
+from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
 from aef_tfp.saved import DamagedFile
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aef_tfp.data.registry import DATASETS
 
 if TYPE_CHECKING:
-    from aef_tfp.config import EvaluationConfig, RunConfig, RunSettings
+    from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
 
 __all__ = [
     "check_use",

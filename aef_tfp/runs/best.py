@@ -3,18 +3,27 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from aef_tfp.config import RunConfig
-from aef_tfp.consistency import check_weights
 from aef_tfp.files import replace_text
 from aef_tfp.models import EventModel, WholeEventModel
+from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.consistency import check_weights
 from aef_tfp.saved import DamagedFile, damaged_model, read_json, read_label, snapshot
+from aef_tfp.terminal import as_typed
 
-__all__ = ["BestModel", "keep_scales", "load_best", "read_best", "use_kept_scales"]
+__all__ = [
+    "BestModel",
+    "keep_scales",
+    "load_best",
+    "loading_error",
+    "read_best",
+    "use_kept_scales",
+]
 
 # What evaluations have tuned. best.keras is the training's, which may be under way.
 _SCALES = "proposal-scales.json"
@@ -67,7 +76,7 @@ def read_best(run_dir: str | Path) -> BestModel:
     if not path.exists():
         raise FileNotFoundError(
             f"{run_dir} has no best.keras: it has not reached its first validation; go "
-            f"on with python trainers/run.py --resume {run_dir}."
+            f"on with {as_typed('train', '--resume', run_dir)}."
         )
     with snapshot(path) as copy:
         label = read_label(copy, path)
@@ -78,16 +87,40 @@ def read_best(run_dir: str | Path) -> BestModel:
             model = keras.saving.load_model(copy)
         except Exception as error:
             # Keras and HDF5 have errors of many kinds; the checksums were right.
-            raise _loading_error(path, error) from error
+            raise loading_error(path, error) from error
     if not isinstance(model, EventModel):
         raise damaged_model(path, f"it holds a {type(model).__name__}")
     return BestModel(model, label, digest)
 
 
-def _loading_error(path: Path, error: Exception) -> ValueError:
+def loading_error(path: Path, error: Exception) -> ValueError:
+    """Returns what to raise, in one line, when Keras could not load a whole file.
+
+    Args:
+        path: The file.
+        error: What Keras raised.
+    """
     message = str(error).strip() or type(error).__name__
     if isinstance(error, ValueError) and message.startswith("The model was saved in"):
         return ValueError(f"{path}: {message}")
+    if missing := re.search(r"Could not locate (class|function) '([^']+)'", message):
+        kind, name = missing.groups()
+        if f"'registered_name': 'aef_tfp>{name}'" in message:
+            return ValueError(
+                f"{path} needs the {kind} {name} of another version of aef_tfp: "
+                "install the one that wrote it."
+            )
+        return ValueError(
+            f"{path} needs your {kind} {name}, which is not registered: import the "
+            "module that decorates it with "
+            "keras.saving.register_keras_serializable(), or pass "
+            f"custom_objects={{'{name}': {name}}} to aef_tfp.load."
+        )
+    if "deserialization of a" in message and "lambda" in message.lower():
+        return ValueError(
+            f"{path} holds a lambda, which is code from a file and is not run: save "
+            "the model with a class of your own in place of it."
+        )
     return damaged_model(path, message)
 
 

@@ -1,16 +1,22 @@
 """Command lines whose every word is read, or refused in one line."""
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_type_hints
 
 import tyro
 
-__all__ = ["BadCommandLine", "named_options", "parse"]
+__all__ = ["BadCommandLine", "Terminated", "named_options", "parse", "run_command"]
 
 _HELP = ("-h", "--help")
 
@@ -130,3 +136,86 @@ def _one_line(text: str) -> str:
     option = next((line for line in rest[1:] if line.startswith("--")), "")
     hint = f", did you mean {option}?" if "Perhaps you meant:" in rest else ";"
     return f"{message.rstrip('.')}{hint} --help shows all options."
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception: what has to be cleaned up at an end, is."""
+
+    signal_number = signal.SIGTERM
+
+
+def run_command(
+    run: Callable[[list[str]], int],
+    argv: Sequence[str] | None,
+    interrupted: str,
+    errors: tuple[type[Exception], ...] = (ValueError, OSError, FloatingPointError),
+) -> int:
+    """Runs a command line; an error of the user's is one line, not a traceback.
+
+    Args:
+        run: What the command does with its arguments; returns the exit status.
+        argv: The arguments; those of the process if None.
+        interrupted: What to say when the user interrupts it.
+        errors: Those that are the user's to mend.
+
+    Returns:
+        The exit status: that of `run`, 1 after an error or the `exit_status` that it
+        has, 128 and the number of the signal after an interruption.
+    """
+    warnings.formatwarning = _warning_in_one_line
+    _open_streams()
+    if argv is None:
+        # The process ends with the command. Python would first look through all of
+        # TensorFlow's objects once more for cycles, which takes more than a second.
+        atexit.register(gc.freeze)
+    try:
+        with _terminated_as_exception():
+            status = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever reads the output (`| head`) has had enough. What is left in the buffer
+        # goes nowhere, or Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", 1)
+    except KeyboardInterrupt as interruption:
+        print(interrupted, file=sys.stderr)
+        return 128 + getattr(interruption, "signal_number", signal.SIGINT)
+
+
+def _open_streams() -> None:
+    """Makes the streams such that writing a text to them is possible."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed by whoever started the process.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+        elif isinstance(stream, io.TextIOWrapper):
+            # The name of a run may have letters that the terminal has not.
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _terminated_as_exception() -> Iterator[None]:
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    former = signal.getsignal(signal.SIGTERM)
+    # Who has another wish for it keeps that, and other threads have no say.
+    in_main = threading.current_thread() is threading.main_thread()
+    if former != signal.SIG_DFL or not in_main:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _warning_in_one_line(message, category, filename, lineno, line=None) -> str:
+    # Where in the code a warning comes from helps its author, not its reader.
+    return f"warning: {message}\n"

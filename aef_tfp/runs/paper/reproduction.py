@@ -3,15 +3,15 @@
 import dataclasses
 import math
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig
 from aef_tfp.data.registry import dataset_info
-from aef_tfp.defaults import pays_to_compile
-from aef_tfp.paper.exhibits import (
+from aef_tfp.records import read_records
+from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig
+from aef_tfp.runs.defaults import pays_to_compile
+from aef_tfp.runs.paper.exhibits import (
     ESTIMATE,
     NUM_TEST_IMAGES,
     PAPER_ESTIMATE,
@@ -19,10 +19,9 @@ from aef_tfp.paper.exhibits import (
     Experiment,
     run_name,
 )
-from aef_tfp.records import read_records
+from aef_tfp.runs.unread import not_downloaded, unread_by_evaluation, unread_by_run
 from aef_tfp.saved import checkpoint_paths, read_checkpoint_state, read_label
-from aef_tfp.terminal import import_quietly
-from aef_tfp.unread import not_downloaded, unread_by_evaluation, unread_by_run
+from aef_tfp.terminal import as_typed, import_quietly
 
 __all__ = [
     "Run",
@@ -169,7 +168,7 @@ def plan(
         changes: dict[str, Any] = {}
         if iterations is not None:
             changes["iterations"] = iterations
-            # As trainers/run.py chooses.
+            # As `train` chooses.
             changes["jit_compile"] = pays_to_compile(iterations)
         as_paper = evaluation.paper_estimator and experiment.has_paper_estimate
         asked = dataclasses.replace(evaluation, paper_estimator=as_paper)
@@ -207,7 +206,7 @@ def bring_up_to_date(
     """
     files = {"data_dir": data_dir, "download": download}
     if not run.is_trained:
-        training = import_quietly("aef_tfp.training")
+        training = import_quietly("aef_tfp.runs.training")
         if run.evaluation.frechet == "inception":
             # A missing file is better known before the training.
             metrics = import_quietly("aef_tfp.metrics")
@@ -228,7 +227,7 @@ def bring_up_to_date(
         run = run.read()
     if not run.is_measured:
         print(f"{run.run_dir}: measuring", flush=True)
-        evaluation = import_quietly("aef_tfp.evaluation")
+        evaluation = import_quietly("aef_tfp.runs.evaluation")
         verbose = int(in_terminal)
         evaluation.evaluate_run(run.run_dir, run.evaluation, verbose=verbose, **files)
         run = run.read()
@@ -252,22 +251,22 @@ def commands(
         else:
             changes = {name: _changes(PRESETS[name], run.config) for name in PRESETS}
             for changed in changes.values():
-                # run.py chooses it as this module does.
+                # `train` chooses it as this module does.
                 changed.pop("jit_compile", None)
             preset = min(changes, key=lambda name: len(changes[name]))
             options = [preset, *_options(changes[preset]), f"--run-dir={run.run_dir}"]
-        yield shlex.join(["python", "trainers/run.py", *options, *shared])
+        yield as_typed("train", *options, *shared)
     changed = _changes(EvaluationConfig(), run.evaluation)
     for name in unread_by_evaluation(run.evaluation, run.config, tuple(changed)):
-        # Of the other rows; evaluate.py would refuse it.
+        # Of the other rows; `evaluate` would refuse it.
         del changed[name]
     options = [str(run.run_dir), *_options(changed)]
-    yield shlex.join(["python", "trainers/evaluate.py", *options, *shared])
+    yield as_typed("evaluate", *options, *shared)
 
 
 def count_weights(config: RunConfig) -> int:
     """Returns the number of trainable weights of a model, untrained."""
-    training = import_quietly("aef_tfp.training")
+    training = import_quietly("aef_tfp.runs.training")
     model = training.build_model(config, dataset_info(config.dataset))
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 

@@ -5,7 +5,6 @@ from typing import Any
 import keras
 
 from aef_tfp import flows
-from aef_tfp.config import RunConfig
 from aef_tfp.data import DatasetInfo
 from aef_tfp.models import (
     IWAE,
@@ -17,6 +16,7 @@ from aef_tfp.models import (
     PixelMAF,
 )
 from aef_tfp.networks import residual_decoder, residual_encoder, residual_stages
+from aef_tfp.runs.config import RunConfig
 
 __all__ = ["build_model"]
 

@@ -1,6 +1,6 @@
 """What a run and its evaluation are: frozen dataclasses, and the presets.
 
-This module imports no TensorFlow, so that the trainers' `--help` answers at once.
+This module imports no TensorFlow, so that `--help` of a command answers at once.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aef_tfp.data.registry import DATASETS, dataset_info
+from aef_tfp.runs.unread import check_use
 from aef_tfp.saved import DamagedFile, read_fields, read_json
-from aef_tfp.unread import check_use
 
 __all__ = [
     "CHOSEN",
@@ -20,7 +20,6 @@ __all__ = [
     "EvaluationConfig",
     "RunConfig",
     "RunSettings",
-    "StrategyName",
     "get_preset",
 ]
 
@@ -59,8 +58,6 @@ _OF_WEIGHTS = (
     "denoising_target",
     "seed",
 )
-
-StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +164,7 @@ class RunSettings:
 
     jit_compile: bool = True
     """Compile the training step with XLA (one device only). If nobody says so,
-    trainers/run.py does for 1,000 iterations or more."""
+    the command does for 1,000 iterations or more."""
 
     mixed_precision: bool = False
     """Encoder and decoder compute in bfloat16; flows and densities stay float32."""
@@ -415,7 +412,7 @@ PRESETS = _presets()
 """Configurations by name; see `get_preset`."""
 
 DEFAULT_PRESET = "digits-aef-center-8"
-"""What `trainers/run.py` trains when no preset is named."""
+"""What is trained when no preset is named."""
 
 
 def get_preset(name: str) -> RunSettings:

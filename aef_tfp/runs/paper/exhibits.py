@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aef_tfp.config import ModelName, RunConfig, get_preset
-from aef_tfp.paper.published import (
+from aef_tfp.runs.config import ModelName, RunConfig, get_preset
+from aef_tfp.runs.paper.published import (
     TABLE_1,
     TABLE_2,
     TABLE_3,

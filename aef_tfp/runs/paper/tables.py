@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from aef_tfp.paper.exhibits import (
+from aef_tfp.runs.paper.exhibits import (
     ESTIMATE,
     EXHIBITS,
     METRICS,
@@ -15,7 +15,7 @@ from aef_tfp.paper.exhibits import (
     Exhibit,
     Experiment,
 )
-from aef_tfp.paper.reproduction import Run
+from aef_tfp.runs.paper.reproduction import Run
 
 __all__ = ["exhibit_list", "experiment_table", "result_table", "weight_table"]
 

@@ -15,8 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from aef_tfp.best import read_best
-from aef_tfp.building import build_model
+from aef_tfp.backend import StrategyName
 from aef_tfp.callbacks import (
     Checkpoints,
     Duration,
@@ -28,13 +27,19 @@ from aef_tfp.callbacks import (
     write_hyperparameters,
     write_projector,
 )
-from aef_tfp.config import RunConfig, RunSettings, StrategyName
-from aef_tfp.consistency import check_resumed, check_weights
 from aef_tfp.data import Splits, evaluation_batches, training_batches
 from aef_tfp.data.fingerprint import fingerprint
-from aef_tfp.defaults import choose
 from aef_tfp.distribution import any_worker, get_strategy, is_chief
-from aef_tfp.evaluation import (
+from aef_tfp.files import locked, remove_leftovers, replace_text, writing
+from aef_tfp.metrics import Record, append_records
+from aef_tfp.models import AutoencodingModel, EventModel, GenerativeModel
+from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.runs.best import read_best
+from aef_tfp.runs.building import build_model
+from aef_tfp.runs.config import RunConfig, RunSettings
+from aef_tfp.runs.consistency import check_resumed, check_weights
+from aef_tfp.runs.defaults import choose
+from aef_tfp.runs.evaluation import (
     draw_reconstructions,
     is_denoiser,
     likelihood_records,
@@ -42,13 +47,9 @@ from aef_tfp.evaluation import (
     reconstruction_records,
     tune,
 )
-from aef_tfp.failures import explained
-from aef_tfp.files import locked, remove_leftovers, replace_text, writing
-from aef_tfp.metrics import Record, append_records
-from aef_tfp.models import AutoencodingModel, EventModel, GenerativeModel
-from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.runs.failures import explained
 from aef_tfp.saved import save_best
-from aef_tfp.terminal import waiting
+from aef_tfp.terminal import as_typed, waiting
 
 __all__ = ["build_model", "train"]
 
@@ -289,7 +290,7 @@ def _fit(
     if checkpoints.is_best_lost:
         raise FileNotFoundError(
             f"{checkpoints.best_path} is gone, and no validation is left to write it: "
-            f"go on with python trainers/run.py --resume {run_dir} and more "
+            f"go on with {as_typed('train', '--resume', run_dir)} and more "
             f"--iterations than {total}."
         )
     if not checkpoints.best_iteration:
