@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from aef_tfp.runs.commands import evaluate, export, reproduce
+from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig, get_preset
 from aef_tfp.runs.unread import unread_by_evaluation, unread_by_run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import export  # noqa: E402
 import launch  # noqa: E402
-import reproduce  # noqa: E402
-import run  # noqa: E402
 
 SCRIPTS = {
     "run": run,
@@ -442,7 +440,7 @@ def test_a_resumed_run_stays_compiled_as_it_began():
 
 @pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}])
 def test_a_terminal_that_cannot_show_a_text_stops_nothing(environment):
-    code = "from aef_tfp.terminal import run_command as run\n"
+    code = "from aef_tfp.runs.command_line import run_command as run\n"
     code += "def say(argv):\n    print('\\u00fc', flush=True)\n    return 0\n"
     code += "raise SystemExit(run(say, [], ''))"
     command = [sys.executable, "-c", code]

@@ -1,7 +1,6 @@
 """Evaluation of runs: records, tables, the command line."""
 
 import json
-import sys
 from pathlib import Path
 
 import keras
@@ -13,12 +12,11 @@ from aef_tfp import data, metrics
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
 from aef_tfp.models import Autoencoder
+from aef_tfp.runs.commands import evaluate
+from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import run  # noqa: E402
 
 SMALL = ["--no-jit-compile", "--batch-size=32", "--iterations=2"]
 FLOWS = ["--flow-layers=1", "--flow-units=8"]

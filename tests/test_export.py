@@ -24,11 +24,10 @@ from aef_tfp.models import (
     PixelMAF,
 )
 from aef_tfp.networks import MADE, MaskedDense
+from aef_tfp.runs.commands import export as export_command
 from aef_tfp.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import export as export_command  # noqa: E402
 
 SHAPE = (6, 4, 1)
 

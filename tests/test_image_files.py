@@ -1,13 +1,11 @@
 """Images of one's own, in folders and NumPy files, and CelebA-HQ's files."""
 
 import dataclasses
-import importlib
 import itertools
 import json
 import re
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,9 +164,9 @@ def test_mixed_files_train(mixed):
 
 
 @pytest.mark.filterwarnings("ignore:val_loss is")  # of a few random steps
-def test_mixed_files_become_a_run(mixed, tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "trainers")
-    run = importlib.import_module("run")
+def test_mixed_files_become_a_run(mixed, tmp_path, capsys):
+    from aef_tfp.runs.commands import train as run
+
     run_dir = tmp_path / "run"
     options = ["--networks=dense", "--image-size=8", "--iterations=2"]
     options += ["--steps-per-execution=1", "--no-jit-compile", "--batch-size=64"]
