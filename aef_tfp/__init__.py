@@ -5,9 +5,8 @@ over the core and a learned prior, so that an autoencoder is trained by maximum
 likelihood instead of the ELBO (Silvestri, Roos and Ambrogioni, ICLR 2023).
 
 Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`, `data`,
-`metrics`, `export`, `callbacks`, `config`, `evaluation`, `training`, `paper`. They are
-imported when they are first used: TensorFlow takes seconds to start, and
-`aef_tfp.config` does without.
+`metrics`, `export`, `callbacks`, `runs`. They are imported when they are first used:
+TensorFlow takes seconds to start. `load` gives the model of a run or of a file.
 """
 
 import importlib
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         PartitionedAEF,
         PixelMAF,
     )
+    from aef_tfp.runs.loading import load
 
 __all__ = [
     "IWAE",
@@ -33,6 +33,7 @@ __all__ = [
     "ExpandedAEF",
     "PartitionedAEF",
     "PixelMAF",
+    "load",
     "use_memory_pool",
 ]
 
@@ -41,32 +42,31 @@ __version__ = "0.1.0"
 _SUBMODULES = (
     "bijectors",
     "callbacks",
-    "config",
     "data",
+    "distribution",
     "engine",
-    "evaluation",
     "export",
     "flows",
     "inference",
     "metrics",
     "models",
     "networks",
-    "paper",
     "pictures",
+    "runs",
     "terminal",
-    "training",
 )
 
 check_backend()
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a submodule or a model on its first use."""
+    """Imports a submodule, a model or `load` on its first use."""
     if name in _SUBMODULES:
         with collector_paused():
             return importlib.import_module(f"aef_tfp.{name}")
     if name in __all__:
+        home = "aef_tfp.runs.loading" if name == "load" else "aef_tfp.models"
         with collector_paused():
-            models = importlib.import_module("aef_tfp.models")
-        return getattr(models, name)
+            module = importlib.import_module(home)
+        return getattr(module, name)
     raise AttributeError(f"module 'aef_tfp' has no attribute {name!r}")

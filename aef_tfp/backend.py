@@ -1,11 +1,15 @@
-"""What has to be so before anything here can work; imports nothing heavy."""
+"""What works behind Keras, and where; imports nothing heavy."""
 
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["check_backend"]
+__all__ = ["StrategyName", "check_backend"]
+
+StrategyName = Literal["auto", "none", "mirrored", "multi-worker"]
+"""Devices and workers by a name; see `aef_tfp.distribution.get_strategy`."""
 
 
 def check_backend() -> None:

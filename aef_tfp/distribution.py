@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import tensorflow as tf
 
-from aef_tfp.config import StrategyName
+from aef_tfp.backend import StrategyName
 
 __all__ = [
     "any_worker",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from aef_tfp.files import replace_file, writing
+from aef_tfp.terminal import as_typed
 
 __all__ = [
     "DamagedFile",
@@ -249,13 +250,15 @@ def read_label(file: Path, path: Path | None = None) -> dict[str, Any]:
 
 
 def damaged_model(path: Path, reason: object) -> DamagedFile:
-    """Returns the error for a best.keras that cannot be loaded."""
-    return DamagedFile(
-        path,
-        f"is no whole model file: {reason}",
-        f"{_PUT_BACK}, or remove it and go on with python trainers/run.py --resume "
-        f"{path.parent}: the next validation writes a new one",
-    )
+    """Returns the error for a best.keras, or another model file, that is not whole."""
+    advice = _PUT_BACK
+    if path.name == "best.keras":
+        resume = as_typed("train", "--resume", path.parent)
+        advice += (
+            f", or remove it and go on with {resume}: the next validation writes a new "
+            "one"
+        )
+    return DamagedFile(path, f"is no whole model file: {reason}", advice)
 
 
 @contextlib.contextmanager

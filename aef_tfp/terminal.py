@@ -1,110 +1,74 @@
-"""A clean terminal for the command lines."""
+"""What is said in a terminal: a wait, and commands as they were typed there."""
 
-import atexit
 import contextlib
-import gc
 import importlib
-import io
 import itertools
 import os
-import signal
+import shlex
 import sys
 import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 from aef_tfp.memory import collector_paused, use_memory_pool
 
-__all__ = ["Terminated", "import_quietly", "run_command", "waiting"]
+__all__ = ["as_typed", "import_quietly", "program_name", "waiting"]
 
 # Between two turns of the sign that something is being done.
 _TURN_SECONDS = 0.2
 
+# The scripts that a repository has for commands of the package.
+_SCRIPTS = {
+    "train": "run.py",
+    "evaluate": "evaluate.py",
+    "export": "export.py",
+    "reproduce": "reproduce.py",
+}
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception: what has to be cleaned up at an end, is."""
 
-    signal_number = signal.SIGTERM
-
-
-def run_command(
-    run: Callable[[list[str]], int],
-    argv: Sequence[str] | None,
-    interrupted: str,
-    errors: tuple[type[Exception], ...] = (ValueError, OSError, FloatingPointError),
-) -> int:
-    """Runs a command line; an error of the user's is one line, not a traceback.
-
-    Args:
-        run: What the command does with its arguments; returns the exit status.
-        argv: The arguments; those of the process if None.
-        interrupted: What to say when the user interrupts it.
-        errors: Those that are the user's to mend.
+def program_name() -> str:
+    """Returns what commands of the package begin with, as this process was started.
 
     Returns:
-        The exit status: that of `run`, 1 after an error or the `exit_status` that it
-        has, 128 and the number of the signal after an interruption.
+        `python -m aef_tfp` if that started it, else `aef-tfp`, which is there wherever
+        the package is installed.
     """
-    warnings.formatwarning = _warning_in_one_line
-    _open_streams()
-    if argv is None:
-        # The process ends with the command. Python would first look through all of
-        # TensorFlow's objects once more for cycles, which takes more than a second.
-        atexit.register(gc.freeze)
-    try:
-        with _terminated_as_exception():
-            status = run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # Whoever reads the output (`| head`) has had enough. What is left in the buffer
-        # goes nowhere, or Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except errors as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
-    except KeyboardInterrupt as interruption:
-        print(interrupted, file=sys.stderr)
-        return 128 + getattr(interruption, "signal_number", signal.SIGINT)
+    started = _started()
+    is_module = (started.parent.name, started.name) == ("aef_tfp", "__main__.py")
+    return "python -m aef_tfp" if is_module else "aef-tfp"
 
 
-def _open_streams() -> None:
-    """Makes the streams such that writing a text to them is possible."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            # Closed by whoever started the process.
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
-        elif isinstance(stream, io.TextIOWrapper):
-            # The name of a run may have letters that the terminal has not.
-            stream.reconfigure(errors="backslashreplace")
+def as_typed(command: str, *arguments: object) -> str:
+    """Returns a command of the package, to be typed as this process was started.
+
+    Args:
+        command: Its name, e.g. `"train"`.
+        *arguments: Its arguments; they are quoted for a shell where that is needed.
+
+    Returns:
+        `python trainers/run.py ...` if a script of `trainers/` was started, else
+        `aef-tfp train ...`; see `program_name`.
+    """
+    started = _started()
+    is_script = started.name in (*_SCRIPTS.values(), "launch.py")
+    if is_script and command in _SCRIPTS and _is_of_repository(started):
+        script = started.with_name(_SCRIPTS[command])
+        return shlex.join(["python", str(script), *map(str, arguments)])
+    return " ".join([program_name(), shlex.join([command, *map(str, arguments)])])
 
 
-@contextlib.contextmanager
-def _terminated_as_exception() -> Iterator[None]:
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated
-
-    former = signal.getsignal(signal.SIGTERM)
-    # Who has another wish for it keeps that, and other threads have no say.
-    in_main = threading.current_thread() is threading.main_thread()
-    if former != signal.SIG_DFL or not in_main:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
+def _started() -> Path:
+    # Embedded interpreters have none, and an interactive one has an empty name.
+    return Path(sys.argv[0] if getattr(sys, "argv", None) else "")
 
 
-def _warning_in_one_line(message, category, filename, lineno, line=None) -> str:
-    # Where in the code a warning comes from helps its author, not its reader.
-    return f"warning: {message}\n"
+def _is_of_repository(script: Path) -> bool:
+    # A user's own program may have such a name, too.
+    folder = script.resolve().parent
+    return folder.name == "trainers" and (folder.parent / "aef_tfp").is_dir()
 
 
 @contextlib.contextmanager

@@ -22,11 +22,11 @@ from settings import (
 )
 from worker import Case, builders_of, serve
 
-from aef_tfp.config import RunConfig
+from aef_tfp.runs.config import RunConfig
 from aef_tfp.terminal import import_quietly
 
 tf = import_quietly("tensorflow")
-training = import_quietly("aef_tfp.training")
+training = import_quietly("aef_tfp.runs.training")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402

@@ -24,10 +24,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from aef_tfp import flows
-from aef_tfp.config import RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.data.pipeline import training_batches
-from aef_tfp.training import build_model
+from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.training import build_model
 
 _DOCS = Path(__file__).parents[1] / "docs" / "stability.md"
 _MARKS = "<!-- benchmarks/stability.py -->\n", "<!-- end of the table -->\n"

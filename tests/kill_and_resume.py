@@ -31,8 +31,6 @@ import numpy as np
 from aef_tfp.records import read_records
 from aef_tfp.saved import read_label
 
-TRAINERS = Path(__file__).parents[1] / "trainers"
-
 SETTINGS = [
     "--networks=dense",
     "--flow-layers=1",
@@ -62,12 +60,11 @@ _SLOW_SECONDS = 0.3
 
 def run_slowly(marker: str, argv: list[str]) -> int:
     """What a child process does: the trainer, with saves that take a second."""
-    sys.path.insert(0, str(TRAINERS))
-    import run
+    from aef_tfp.runs.commands import train
 
     if marker:
         _slow_down(Path(marker))
-    return run.main(argv)
+    return train.main(argv)
 
 
 def evaluate_slowly(run_dir: Path, argv: list[str]) -> int:
@@ -75,10 +72,8 @@ def evaluate_slowly(run_dir: Path, argv: list[str]) -> int:
 
     It ends with the first that fails, or as soon as a file beside the run says so.
     """
-    sys.path.insert(0, str(TRAINERS))
-    import evaluate
-
-    from aef_tfp import evaluation  # noqa: F401 - so that the first is as quick
+    from aef_tfp.runs import evaluation  # noqa: F401 - so that the first is as quick
+    from aef_tfp.runs.commands import evaluate
 
     _slow_down(run_dir.with_suffix(".evaluating"))
     while not run_dir.with_suffix(".enough").exists():

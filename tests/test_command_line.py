@@ -2,22 +2,25 @@
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig, get_preset
-from aef_tfp.unread import unread_by_evaluation, unread_by_run
+import aef_tfp
+from aef_tfp import __main__
+from aef_tfp.runs import commands
+from aef_tfp.runs.commands import COMMANDS, evaluate, export, presets, reproduce
+from aef_tfp.runs.commands import train as run
+from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig, get_preset
+from aef_tfp.runs.unread import unread_by_evaluation, unread_by_run
+from aef_tfp.terminal import as_typed
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import export  # noqa: E402
 import launch  # noqa: E402
-import reproduce  # noqa: E402
-import run  # noqa: E402
 
 SCRIPTS = {
     "run": run,
@@ -442,7 +445,7 @@ def test_a_resumed_run_stays_compiled_as_it_began():
 
 @pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}])
 def test_a_terminal_that_cannot_show_a_text_stops_nothing(environment):
-    code = "from aef_tfp.terminal import run_command as run\n"
+    code = "from aef_tfp.runs.command_line import run_command as run\n"
     code += "def say(argv):\n    print('\\u00fc', flush=True)\n    return 0\n"
     code += "raise SystemExit(run(say, [], ''))"
     command = [sys.executable, "-c", code]
@@ -453,3 +456,112 @@ def test_a_terminal_that_cannot_show_a_text_stops_nothing(environment):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == ("\\xfc\n" if "PYTHONIOENCODING" in environment else "")
+
+
+# The commands of the package.
+
+TWO = ("train", "presets")
+
+
+def test_a_command_gets_its_arguments(monkeypatch, capsys):
+    assert __main__.main(["presets"]) == 0
+    assert capsys.readouterr().out == presets.preset_list() + "\n"
+    assert run.main(["--list"]) == 0
+    assert capsys.readouterr().out == presets.preset_list() + "\n"
+    monkeypatch.setattr(sys, "argv", ["aef-tfp", "train", "mnsit-aef"])
+    assert __main__.main() == 1
+    assert "its data set 'mnsit' is not one of" in capsys.readouterr().err
+    for name in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            __main__.main([name, "--help"])
+        assert f"usage: aef-tfp {name} [-h]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            [],
+            "a command is missing; name one of train, evaluate, export, ",
+        ),
+        (["trian", "x"], "there is no command 'trian'; did you mean train? The comma"),
+        (["run"], "there is no command 'run'; did you mean train?"),
+        (["zebra"], "there is no command 'zebra'; the commands are train, evaluate, "),
+        (["--seed=3"], "there is no option '--seed=3'; the commands are train"),
+        (["presets", "mnist"], "unrecognized options: mnist"),
+        (["train", "--seed"], "missing value for argument '--seed'"),
+    ],
+)
+def test_no_command_is_one_line(argv, message, capsys):
+    assert __main__.main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {message}")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_help_and_version_of_all_commands(capsys):
+    assert __main__.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, what in COMMANDS.items():
+        assert f"{name:<9}  {what}\n" in printed
+    assert __main__.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"aef_tfp {aef_tfp.__version__}\n"
+
+
+def test_every_module_of_commands_is_a_command():
+    found = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    assert found == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("started", "trains", "lists"),
+    [
+        ("/usr/bin/aef-tfp", "aef-tfp train", "aef-tfp presets"),
+        ("", "aef-tfp train", "aef-tfp presets"),
+        ("my/run.py", "aef-tfp train", "aef-tfp presets"),
+        ("x/aef_tfp/__main__.py", *("python -m aef_tfp " + n for n in TWO)),
+        ("trainers/evaluate.py", "python trainers/run.py", "aef-tfp presets"),
+        ("trainers/launch.py", "python trainers/run.py", "aef-tfp presets"),
+        ("trainers/mine.py", "aef-tfp train", "aef-tfp presets"),
+    ],
+)
+def test_a_command_is_named_as_it_was_typed(started, trains, lists, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [started, "other", "words"])
+    assert as_typed("train") == trains
+    assert as_typed("presets") == lists
+    words = as_typed("train", "--resume", Path("my runs"))
+    assert words == f"{trains} --resume 'my runs'"
+
+
+@pytest.mark.parametrize(
+    ("started", "begins"),
+    [
+        (["trainers/reproduce.py"], "python trainers/run.py "),
+        (["-m", "aef_tfp", "reproduce"], "python -m aef_tfp train "),
+    ],
+)
+def test_a_dry_run_prints_what_can_be_typed(started, begins):
+    argv = ["--table=1", "--dataset=mnist", "--dry-run"]
+    command = [sys.executable, *started, *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(begins)
+
+
+def test_the_package_answers_without_tensorflow():
+    script = (
+        "import sys; from aef_tfp.__main__ import main\n"
+        "assert main(['--help']) == 0\n"
+        "assert main(['trian']) == 2\n"
+        "assert main(['presets']) == 0\n"
+        "assert main(['train', 'mnsit-aef']) == 1\n"
+        "assert main(['evaluate', 'nowhere']) == 1\n"
+        "assert main(['export', 'nowhere', 'out']) == 1\n"
+        "assert main(['reproduce', '--list']) == 0\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -13,10 +13,10 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from aef_tfp import data
-from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig, get_preset
 from aef_tfp.data import fingerprint, prepared, storage
 from aef_tfp.data.digits import Digits
-from aef_tfp.paper import EXHIBITS
+from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig, get_preset
+from aef_tfp.runs.paper import EXHIBITS
 
 
 @pytest.fixture(scope="module")

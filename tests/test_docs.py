@@ -1,5 +1,6 @@
 """README and documentation: the code runs, the commands parse, nothing is left out."""
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -22,8 +23,9 @@ import tensorflow as tf
 import tyro
 
 import aef_tfp
-from aef_tfp import flows, models
-from aef_tfp.config import RunConfig
+from aef_tfp import flows, models, runs
+from aef_tfp.runs.commands import COMMANDS
+from aef_tfp.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -230,14 +232,14 @@ def test_two_workers_run_the_script_and_agree(tmp_path):
 
 
 def commands():
-    """All `python trainers/NAME.py ...` of README and documentation."""
+    """All `python trainers/NAME.py ...` and `aef-tfp NAME ...` of the pages."""
+    pattern = r"(?:python trainers/(\w+)\.py|(?:aef-tfp|-m aef_tfp) ([a-z]+))([^`\n]*)"
     for name, path in PAGES.items():
-        for match in re.finditer(
-            r"python trainers/(\w+)\.py([^`\n]*)", path.read_text()
-        ):
-            arguments = shlex.split(match[2], comments=True)
+        for script, command, rest in re.findall(pattern, path.read_text()):
+            command = command or {"run": "train"}.get(script, script)
+            arguments = shlex.split(rest, comments=True)
             yield pytest.param(
-                match[1], arguments, id=f"{name}: {match[1]} {' '.join(arguments)}"
+                command, arguments, id=f"{name}: {command} {' '.join(arguments)}"
             )
 
 
@@ -245,16 +247,19 @@ class _Parsed(BaseException):
     """Carries what the parser made of a command out of `main`."""
 
 
-@pytest.mark.parametrize(("script", "arguments"), list(commands()))
-def test_commands_parse(script, arguments, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "arguments"), list(commands()))
+def test_commands_parse(command, arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "trainers")
-    main = importlib.import_module(script).main
+    is_script = command not in COMMANDS
+    main = importlib.import_module(
+        command if is_script else f"aef_tfp.runs.commands.{command}"
+    ).main
     if "--resume" in arguments:
         run_dir = Path(arguments[arguments.index("--resume") + 1])
         run_dir.mkdir(parents=True)
         (run_dir / "config.json").write_text(RunConfig().to_json())
-    if script == "reproduce":
+    if command == "reproduce":
         # It can say what it would do.
         assert main([*arguments, "--dry-run"]) == 0, capsys.readouterr().err
     parse = tyro.cli
@@ -272,7 +277,7 @@ def test_commands_parse(script, arguments, tmp_path, monkeypatch, capsys):
 
 def test_commands_are_found():
     found = {parameters.values[0] for parameters in commands()}
-    assert found >= {"run", "evaluate", "reproduce"}
+    assert found >= {"launch", *COMMANDS}
 
 
 def test_make_targets_exist():
@@ -296,7 +301,8 @@ def test_the_command_line_page_shows_every_option(script, pages_plugin, monkeypa
     assert f"<!-- help: trainers/{script}.py -->" in source
     page = pages_plugin.on_page_markdown(f"<!-- help: trainers/{script}.py -->")
     monkeypatch.syspath_prepend(ROOT / "trainers")
-    hints = get_type_hints(importlib.import_module(script).Arguments)
+    home = importlib.import_module(script).main.__module__
+    hints = get_type_hints(importlib.import_module(home).Arguments)
     hints |= get_type_hints(hints.pop("config", object))
     options = {name.replace("_", "-") for name in hints}
     shown = set(re.findall(r"--([a-z][a-z-]*)", page))
@@ -307,19 +313,69 @@ def test_the_command_line_page_shows_every_option(script, pages_plugin, monkeypa
     assert max(map(len, page.splitlines())) <= 80
 
 
+def test_the_command_line_page_shows_all_commands(pages_plugin):
+    assert "<!-- help: aef-tfp -->" in PAGES["command-line.md"].read_text()
+    page = pages_plugin.on_page_markdown("<!-- help: aef-tfp -->")
+    assert "usage: aef-tfp COMMAND" in page
+    for name, what in COMMANDS.items():
+        assert re.search(rf"^  {name} +{what}$", page, re.MULTILINE)
+    assert max(map(len, page.splitlines())) <= 80
+
+
 # Reference.
 
 
-ROOMS = [module.name for module in pkgutil.iter_modules(aef_tfp.__path__)]
+ROOMS = [
+    module.name
+    for module in pkgutil.iter_modules(aef_tfp.__path__)
+    if module.name != "__main__"
+]
+ROOMS += [f"runs.{module.name}" for module in pkgutil.iter_modules(runs.__path__)]
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_reference_has_every_public_name(room):
     names = set(importlib.import_module(f"aef_tfp.{room}").__all__)
-    text = (DOCS / "reference" / f"{room}.md").read_text()
-    shown = re.findall(rf"^::: aef_tfp\.{room}\.(\w+)$", text, re.MULTILINE)
+    text = (DOCS / "reference" / f"{room.replace('.', '/')}.md").read_text()
+    shown = re.findall(rf"^::: aef_tfp\.{re.escape(room)}\.(\w+)$", text, re.MULTILINE)
     assert len(shown) == len(set(shown))
     assert set(shown) == names
+
+
+def imports_of(path):
+    """What a module imports when it is imported, by full names."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                # A name of a module, or a module of a package.
+                full = f"{node.module}.{alias.name}"
+                place = ROOT / full.replace(".", "/")
+                is_module = place.is_dir() or place.with_suffix(".py").is_file()
+                yield full if is_module else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/reference/index.md"])
+def test_imports_go_up_in_the_tables_of_rooms(page):
+    lines = (ROOT / page).read_text().splitlines()
+    rows = [line.split("|")[1] for line in lines if re.match(r"\| \[?`", line)]
+    place = {n: i for i, row in enumerate(rows) for n in re.findall(r"`([\w.]+)`", row)}
+    assert set(place) == {*ROOMS}
+
+    def room_of(module):
+        parts = module.split(".")[1:]
+        known = (".".join(parts[:length]) for length in (2, 1))
+        return next(name for name in known if name in place)
+
+    for path in sorted((ROOT / "aef_tfp").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts).removesuffix(".__init__")
+        if module in ("aef_tfp", "aef_tfp.__main__"):
+            continue
+        for name in imports_of(path):
+            if name.startswith("aef_tfp."):
+                assert place[room_of(name)] <= place[room_of(module)], (module, name)
 
 
 def test_the_table_of_methods_is_true():

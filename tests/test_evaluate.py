@@ -1,7 +1,6 @@
 """Evaluation of runs: records, tables, the command line."""
 
 import json
-import sys
 from pathlib import Path
 
 import keras
@@ -10,15 +9,14 @@ import pytest
 import tensorflow as tf
 
 from aef_tfp import data, metrics
-from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
 from aef_tfp.models import Autoencoder
+from aef_tfp.runs.commands import evaluate
+from aef_tfp.runs.commands import train as run
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import run  # noqa: E402
 
 SMALL = ["--no-jit-compile", "--batch-size=32", "--iterations=2"]
 FLOWS = ["--flow-layers=1", "--flow-units=8"]
@@ -211,7 +209,7 @@ class Stub:
 
 @pytest.mark.parametrize(("number", "prefixes"), [(1, {""}), (2, {"", "train_"})])
 def test_one_training_image_is_at_no_distance(number, prefixes, capsys):
-    from aef_tfp.evaluation import _distances
+    from aef_tfp.runs.evaluation import _distances
 
     images = np.random.default_rng(0).integers(0, 256, (number, 2, 2, 1), np.uint8)
     two = data.Split(np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1))
@@ -229,7 +227,7 @@ def test_one_training_image_is_at_no_distance(number, prefixes, capsys):
 def test_a_split_of_one_image_is_refused_before_anything_long(
     trained, capsys, monkeypatch, digit_images
 ):
-    from aef_tfp import evaluation
+    from aef_tfp.runs import evaluation
 
     argv = [str(trained("aef-corner")), "--split=validation"]
     capsys.readouterr()
@@ -282,7 +280,7 @@ def test_images_are_judged_as_a_file_would_hold_them():
 
 
 def test_batches_of_noisy_images_have_noise_of_their_own():
-    from aef_tfp.evaluation import reconstruction_records
+    from aef_tfp.runs.evaluation import reconstruction_records
 
     model = Autoencoder((2, 2, 1), 1, encoder="dense", decoder="dense", noise_std=0.1)
     seeds = []
@@ -445,8 +443,8 @@ def test_a_run_without_checkpoint_or_numbers_is_named(tmp_path, capsys):
 
 
 def test_a_checkpoint_of_two_replicas_is_evaluated(mirrored, tmp_path, data_dir):
-    from aef_tfp import training
     from aef_tfp.data import dataset_info, evaluation_batches, load_splits
+    from aef_tfp.runs import training
 
     config = RunConfig(
         model="vae", latent_dim=2, flow_layers=1, flow_units=8, batch_size=32

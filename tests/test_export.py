@@ -14,7 +14,6 @@ from test_models import small_model
 from test_variational import vae
 
 from aef_tfp import flows
-from aef_tfp.config import RunConfig
 from aef_tfp.export import saved_model as saved_model_room
 from aef_tfp.models import (
     IWAE,
@@ -25,10 +24,10 @@ from aef_tfp.models import (
     PixelMAF,
 )
 from aef_tfp.networks import MADE, MaskedDense
+from aef_tfp.runs.commands import export as export_command
+from aef_tfp.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import export as export_command  # noqa: E402
 
 SHAPE = (6, 4, 1)
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from aef_tfp import data
-from aef_tfp.config import RunConfig
 from aef_tfp.data.finding import find_files
 from aef_tfp.data.image_files import EXTENSIONS, read_header, read_image
 from aef_tfp.data.splits import drawn_sizes
+from aef_tfp.runs.config import RunConfig
 
 
 def one_line(message):

@@ -1,13 +1,11 @@
 """Images of one's own, in folders and NumPy files, and CelebA-HQ's files."""
 
 import dataclasses
-import importlib
 import itertools
 import json
 import re
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +13,14 @@ from PIL import Image
 
 from aef_tfp import data
 from aef_tfp.callbacks import Duration, duration
-from aef_tfp.config import CHOSEN, PRESETS, RunConfig, RunSettings, get_preset
 from aef_tfp.data import celeba_hq, folder
 from aef_tfp.data.image_files import EXTENSIONS, read_image
 from aef_tfp.data.npz_names import NAMES, split_names
 from aef_tfp.data.splits import SPLITS, drawn_sizes
-from aef_tfp.defaults import choose
-from aef_tfp.evaluation import evaluate_run, load_run_splits, tune
 from aef_tfp.networks.residual import residual_stages
+from aef_tfp.runs.config import CHOSEN, PRESETS, RunConfig, RunSettings, get_preset
+from aef_tfp.runs.defaults import choose
+from aef_tfp.runs.evaluation import evaluate_run, load_run_splits, tune
 
 
 def one_line(message):
@@ -166,9 +164,9 @@ def test_mixed_files_train(mixed):
 
 
 @pytest.mark.filterwarnings("ignore:val_loss is")  # of a few random steps
-def test_mixed_files_become_a_run(mixed, tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "trainers")
-    run = importlib.import_module("run")
+def test_mixed_files_become_a_run(mixed, tmp_path, capsys):
+    from aef_tfp.runs.commands import train as run
+
     run_dir = tmp_path / "run"
     options = ["--networks=dense", "--image-size=8", "--iterations=2"]
     options += ["--steps-per-execution=1", "--no-jit-compile", "--batch-size=64"]
@@ -394,7 +392,7 @@ def test_one_validation_image_is_enough_to_tune_on():
 
 
 def test_a_run_says_what_it_does_without():
-    from aef_tfp.training import _left_out
+    from aef_tfp.runs.training import _left_out
 
     one, two = (data.Split(np.zeros((n, 2, 2, 1), np.uint8)) for n in (1, 2))
     config = RunConfig(dataset="npz")
@@ -1009,7 +1007,7 @@ def test_the_number_of_levels_is_said_or_doubted(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:val_loss is")  # of a few random steps
 def test_a_run_goes_on_with_its_own_images_only(tmp_path):
-    from aef_tfp import training
+    from aef_tfp.runs import training
 
     images = numbered_folder(tmp_path / "images", 40)
     run_dir = tmp_path / "run"

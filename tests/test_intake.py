@@ -11,9 +11,9 @@ import tensorflow as tf
 from test_models import small_model
 from test_training_engine import FLOATS, largest_difference, tiny, weights
 
-from aef_tfp.best import load_best
 from aef_tfp.callbacks import Checkpoints
 from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF
+from aef_tfp.runs.best import load_best
 
 INTEGERS = np.random.default_rng(0).integers(0, 17, FLOATS.shape).astype("uint8")
 DIVIDED = (INTEGERS / 16).astype("float32")

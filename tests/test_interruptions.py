@@ -22,13 +22,14 @@ import tensorflow as tf
 from test_run import SMALL, history, last_weights
 from test_training_engine import FLOATS, batches, tiny, weights
 
-from aef_tfp import distribution, files, training
+from aef_tfp import distribution, files
 from aef_tfp.callbacks import Checkpoints, CheckpointStore, History, StopOnSignal
+from aef_tfp.runs import training
+from aef_tfp.runs.commands import train as run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
 import launch  # noqa: E402
-import run  # noqa: E402
 
 RUN = [*SMALL, "--iterations=10", "--validation-interval=4", "--save-interval=3"]
 

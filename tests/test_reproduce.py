@@ -11,16 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from aef_tfp import paper
-from aef_tfp.config import PRESETS, EvaluationConfig, RunConfig
 from aef_tfp.data.registry import DATASETS
-from aef_tfp.paper import reproduction
+from aef_tfp.runs import paper
+from aef_tfp.runs.commands import evaluate, reproduce
+from aef_tfp.runs.commands import train as run
+from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig
+from aef_tfp.runs.paper import reproduction
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import reproduce  # noqa: E402
-import run  # noqa: E402
 
 NUM_TEST_IMAGES = 10_000
 ALL = [
@@ -47,11 +45,11 @@ class Package:
 
     def import_quietly(self, name):
         return {
-            "aef_tfp.training": SimpleNamespace(
+            "aef_tfp.runs.training": SimpleNamespace(
                 train=self.train, build_model=self.build_model
             ),
             "aef_tfp.metrics": SimpleNamespace(inception_features=self.inception),
-            "aef_tfp.evaluation": SimpleNamespace(evaluate_run=self.evaluate_run),
+            "aef_tfp.runs.evaluation": SimpleNamespace(evaluate_run=self.evaluate_run),
         }[name]
 
     def train(self, config, run_dir, *, data_dir, download, resume, verbose):
@@ -737,9 +735,9 @@ class _ParsedError(Exception):
 
 def parsed(monkeypatch, command):
     """What a trainer's own parser makes of a printed command."""
-    python, path, *argv = shlex.split(command)
-    script = {"trainers/run.py": run, "trainers/evaluate.py": evaluate}[path]
-    assert python == "python"
+    program, name, *argv = shlex.split(command)
+    script = {"train": run, "evaluate": evaluate}[name]
+    assert program == "aef-tfp"
     found = []
 
     def take(*arguments, **rest):
@@ -781,7 +779,7 @@ def test_dry_run_prints_commands_that_do_the_same(package, monkeypatch, capsys, 
         assert rest["data_dir"] == Path("my data")
         measured, measurement, rest = parsed(monkeypatch, evaluation)
         assert measured == run_dir
-        # evaluate.py refuses a proposal for a model that needs none.
+        # `evaluate` refuses a proposal for a model that needs none.
         no_estimate = ("autoencoder", "aef-center", "aef-corner")
         proposal = "encoder" if config.model in no_estimate else "laplace"
         assert measurement == EvaluationConfig(proposal=proposal)
@@ -796,7 +794,7 @@ def test_dry_run_names_the_closest_preset(package, capsys):
         assert reproduce.main([*arguments, "--dry-run"]) == 0
         training, _ = capsys.readouterr().out.splitlines()[:2]
         command, run_dir = training.split(" --run-dir=runs/reproduce/")
-        return command.removeprefix("python trainers/run.py "), run_dir
+        return command.removeprefix("aef-tfp train "), run_dir
 
     assert first(*ONE) == ("mnist-vae-2", "mnist-vae-2-seed3")
     photographs = ["--table=6", "--dataset=imagenet32", "--model=aef-linear"]
@@ -844,7 +842,7 @@ def test_dry_run_knows_what_is_left(package, monkeypatch, capsys):
         reproduce.main([*ONE, "--iterations=500", "--num-samples=9", "--dry-run"]) == 0
     )
     assert capsys.readouterr().out == (
-        "python trainers/evaluate.py runs/reproduce/mnist-vae-2-seed3 --num-samples=9\n"
+        "aef-tfp evaluate runs/reproduce/mnist-vae-2-seed3 --num-samples=9\n"
     )
 
 

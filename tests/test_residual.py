@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 
 from aef_tfp import networks
-from aef_tfp.config import RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.models import VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 from aef_tfp.models.chain import Chain
 from aef_tfp.networks import BottleneckBlock, Stage, batching, get_decoder
 from aef_tfp.networks.batching import events_per_pass
 from aef_tfp.networks.residual import residual_stages
-from aef_tfp.training import build_model
+from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.training import build_model
 
 RESIDUAL = {"encoder": "residual", "decoder": "residual"}
 

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aef_tfp.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
 from aef_tfp.data import dataset_info
 from aef_tfp.pictures import save_png
-from aef_tfp.training import build_model
+from aef_tfp.runs.commands import evaluate
+from aef_tfp.runs.commands import train as run
+from aef_tfp.runs.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
+from aef_tfp.runs.training import build_model
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import run  # noqa: E402
 
 SMALL = [
     "--flow-layers=1",
@@ -317,7 +316,7 @@ def test_help_and_list_do_not_start_tensorflow():
 def test_a_reader_who_leaves_gets_no_error():
     # More than a pipe holds at once, so that the end of the reader is seen.
     program = (
-        "from aef_tfp.terminal import run_command;"
+        "from aef_tfp.runs.command_line import run_command;"
         "run_command(lambda argv: print('x' * 10**6) or 0, [], '')"
     )
     command = f'{sys.executable} -c "{program}" | head -c 1'
@@ -403,8 +402,6 @@ def test_mnist_trains_from_its_data_directory(tmp_path):
     (row,) = history(run_dir)
     # Far below the 8 bits of a uniform density; 2.0 comes after 500 iterations.
     assert float(row["val_joint_bits_per_dim"]) < 3.5
-
-    import evaluate
 
     argv = [str(run_dir), "--num-images=64", "--num-samples=16"]
     argv += [f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}"]

@@ -20,18 +20,17 @@ import numpy as np
 import pytest
 from test_run import SMALL, history
 
-from aef_tfp import best, evaluation, files, metrics, saved, training
-from aef_tfp.building import build_model
+from aef_tfp import files, metrics, saved
 from aef_tfp.callbacks import Checkpoints
-from aef_tfp.config import EvaluationConfig, RunConfig
 from aef_tfp.data import dataset_info
 from aef_tfp.records import append_records, read_records
+from aef_tfp.runs import best, evaluation, training
+from aef_tfp.runs.building import build_model
+from aef_tfp.runs.commands import evaluate, export
+from aef_tfp.runs.commands import train as run
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import evaluate  # noqa: E402
-import export  # noqa: E402
-import run  # noqa: E402
 
 CONFIG = RunConfig(
     model="vae",
@@ -349,10 +348,7 @@ def test_a_spoiled_best_model_is_named(name, run_dir, tmp_path, capsys):
         printed = capsys.readouterr().err
         assert printed.startswith(f"error: {path} is no whole model file: ")
         assert message in printed
-        assert (
-            f"or remove it and go on with python trainers/run.py --resume {run_dir}"
-            in (printed)
-        )
+        assert f"remove it and go on with aef-tfp train --resume {run_dir}: " in printed
         assert printed.count("\n") == 1
     assert not (run_dir / "metrics.json").exists()
 

@@ -1,7 +1,6 @@
 """What TensorBoard shows: terms, curves, pictures, hyperparameters, latents."""
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ from test_variational import vae
 from aef_tfp.callbacks import Pictures, write_hyperparameters, write_projector
 from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF
 from aef_tfp.pictures import image_grid, manifold_grid, scatter
+from aef_tfp.runs.commands import train as run
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "trainers"))
-import run  # noqa: E402
 
 
 @pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF, VAE])

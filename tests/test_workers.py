@@ -37,7 +37,7 @@ two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
 sys.path.insert(0, "trainers")
 import run
-from aef_tfp import training
+from aef_tfp.runs import training
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 training.get_strategy = lambda name: mirrored
 sys.exit(run.main(sys.argv[1:]))

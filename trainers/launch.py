@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import run  # type: ignore[import-not-found]
 import tyro
 
-from aef_tfp.command_line import parse
-from aef_tfp.terminal import Terminated, run_command
+from aef_tfp.runs.command_line import Terminated, parse, run_command
+from aef_tfp.runs.commands.train import read_command
 
 DESCRIPTION = """Start several processes of run.py on this machine.
 
@@ -49,7 +48,7 @@ def _launch(argv: list[str]) -> int:
     if count < 1:
         raise ValueError(f"--workers must be at least 1, got {count}.")
     # What is wrong with it is better said once than by each of them.
-    command = run.read_command(argv)
+    command = read_command(argv)
     if command.run_dir is None:
         raise ValueError("--list is for run.py: python trainers/run.py --list.")
     strategy = command.arguments.strategy

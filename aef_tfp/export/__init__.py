@@ -1,6 +1,6 @@
 """Models for serving: SavedModel and LiteRT files that need no aef_tfp.
 
-`model.export(path)` and `python trainers/export.py RUN OUT` come here. A SavedModel has
+`model.export(path)` and `aef-tfp export RUN OUT` come here. A SavedModel has
 endpoints (signatures) with named inputs and outputs, any batch size, checks of the
 values inside the graph, and holds each weight once. Before it gets its name it is
 loaded again and every endpoint compared with the model.

@@ -1,4 +1,4 @@
-"""MkDocs hook: the `--help` of the trainers, and drawings that follow the theme."""
+"""MkDocs hook: the `--help` of the commands, and drawings that follow the theme."""
 
 import itertools
 import os
@@ -13,9 +13,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Puts the output of `--help` in place of `<!-- help: trainers/NAME.py -->`."""
+    """Puts the output of `--help` in place of `<!-- help: trainers/NAME.py -->`.
+
+    `<!-- help: aef-tfp NAME -->` is for a command of the package, or all of them.
+    """
     return re.sub(
-        r"^<!-- help: (\S+) -->$",
+        r"^<!-- help: (.+) -->$",
         lambda match: f"```text\n{help_of(match[1])}\n```",
         markdown,
         flags=re.MULTILINE,
@@ -35,15 +38,24 @@ def on_page_content(html: str, **kwargs: Any) -> str:
     )
 
 
-def help_of(script: str) -> str:
-    """Returns what `python SCRIPT --help` prints, 80 columns wide.
+def help_of(command: str) -> str:
+    """Returns what a command prints with `--help`, 80 columns wide.
+
+    Args:
+        command: A script, or `aef-tfp` with or without the name of a command.
 
     Raises:
         subprocess.CalledProcessError: If it fails.
     """
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    first, *words = command.split()
+    started = [first]
+    if first == "aef-tfp":
+        # Not the installed one, which may be of another version.
+        program = "import aef_tfp.__main__ as m, sys; sys.argv[0] = 'aef-tfp'; m.main()"
+        started = ["-c", program]
     finished = subprocess.run(
-        [sys.executable, script, "--help"],
+        [sys.executable, *started, *words, "--help"],
         cwd=_ROOT,
         env=environment,
         capture_output=True,

@@ -1,0 +1,144 @@
+"""The model of a configuration."""
+
+from typing import Any
+
+import keras
+
+from aef_tfp import flows
+from aef_tfp.data import DatasetInfo
+from aef_tfp.models import (
+    IWAE,
+    VAE,
+    Autoencoder,
+    EventModel,
+    ExpandedAEF,
+    PartitionedAEF,
+    PixelMAF,
+)
+from aef_tfp.networks import residual_decoder, residual_encoder
+from aef_tfp.networks.residual import residual_stages
+from aef_tfp.runs.config import RunConfig
+
+__all__ = ["build_model"]
+
+
+def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
+    """Builds and compiles the model of a configuration.
+
+    Args:
+        config: The run.
+        info: The data set's facts.
+
+    Raises:
+        ValueError: If the configuration does not fit the data.
+    """
+
+    def flow(kind: str) -> Any:
+        if kind == "none":
+            return flows.Identity()
+        maf = flows.MAF(
+            config.latent_dim,
+            num_layers=config.flow_layers,
+            hidden_units=config.flow_units,
+        )
+        return flows.Inverted(maf) if kind == "iaf" else maf
+
+    shape, latent_dim = info.image_shape, config.latent_dim
+    dtype = "mixed_bfloat16" if config.mixed_precision else None
+    shared: dict[str, Any] = {
+        "num_levels": info.num_levels,
+        "logit_lambda": info.logit_lambda,
+        "noise_std": config.noise_std,
+        "denoising_target": config.denoising_target,
+        "seed": config.seed,
+        "dtype": dtype,
+    }
+    model: EventModel
+    if config.model == "autoencoder":
+        networks = _networks(config, shape, encoder_outputs=1)
+        model = Autoencoder(shape, latent_dim, **networks, **shared)
+    elif config.model == "pixel-maf":
+        layers, units = config.flow_layers, config.flow_units
+        model = PixelMAF(shape, num_layers=layers, hidden_units=units, **shared)
+    else:
+        shared |= {
+            **_networks(config, shape, encoder_outputs=2),
+            "decoder_scale": config.decoder_scale,
+            "prior_flow": flow(config.prior_flow),
+        }
+        core_flow = flow(config.core_flow)
+        if config.model in ("vae", "iwae"):
+            shared["posterior_flow"] = flows.Inverted(core_flow)
+            if config.model == "vae":
+                model = VAE(shape, latent_dim, **shared)
+            else:
+                model = IWAE(
+                    shape,
+                    latent_dim,
+                    num_importance_samples=config.num_importance_samples,
+                    **shared,
+                )
+        elif config.model == "aef-linear":
+            model = ExpandedAEF(shape, latent_dim, core_flow=core_flow, **shared)
+        else:
+            model = PartitionedAEF(
+                shape,
+                latent_dim,
+                partition=config.model.removeprefix("aef-"),
+                core_flow=core_flow,
+                **shared,
+            )
+    model.compile(
+        keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm),
+        jit_compile=config.jit_compile,
+        steps_per_execution=config.steps_per_execution,
+        max_skipped_updates=config.max_skipped_updates,
+        rematerialize=config.rematerialize,
+    )
+    return model
+
+
+def _networks(
+    config: RunConfig, shape: tuple[int, ...], encoder_outputs: int
+) -> dict[str, Any]:
+    """The arguments that make encoder and decoder; a width needs the networks."""
+    if config.networks == "residual":
+        _check_side(shape)
+    if config.width is None or config.networks != "residual":
+        return {"encoder": config.networks, "decoder": config.networks}
+    dtype = "mixed_bfloat16" if config.mixed_precision else None
+    shared: dict[str, Any] = {"width": config.width, "dtype": dtype}
+    dependent = config.decoder_scale == "dependent"
+    return {
+        "encoder": residual_encoder(
+            shape, config.latent_dim, num_outputs=encoder_outputs, **shared
+        ),
+        "decoder": residual_decoder(
+            config.latent_dim, shape, num_outputs=2 if dependent else 1, **shared
+        ),
+        # What the model does by itself where it is given a name.
+        "initial_raw_scale": 1.0,
+    }
+
+
+def _check_side(shape: tuple[int, ...]) -> None:
+    """Adds to the refusal of the residual networks the next side that they take."""
+    side = shape[0]
+    if side < 3 or side != shape[1]:
+        # There is none; what is wrong, the networks say themselves.
+        return
+    try:
+        residual_stages(side)
+    except ValueError as error:
+        smaller = next(s for s in range(side - 1, 1, -1) if _has_stages(s))
+        raise ValueError(
+            f"{str(error).rstrip('.')}; the next smaller side is {smaller}."
+        ) from None
+
+
+def _has_stages(side: int) -> bool:
+    try:
+        residual_stages(side)
+    except ValueError:
+        return False
+    return True

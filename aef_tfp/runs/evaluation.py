@@ -1,0 +1,406 @@
+"""Evaluates a run: loads its best checkpoint, appends to its metrics.json."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from aef_tfp import metrics
+from aef_tfp.data import Split, Splits, load_splits
+from aef_tfp.data.fingerprint import check_fingerprint
+from aef_tfp.data.splits import MIN_TEST_IMAGES
+from aef_tfp.files import CannotWrite
+from aef_tfp.metrics import Record
+from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.runs.best import keep_scales, read_best, use_kept_scales
+from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
+from aef_tfp.saved import DamagedFile
+
+__all__ = [
+    "draw_reconstructions",
+    "evaluate_run",
+    "is_denoiser",
+    "likelihood_records",
+    "load_run_splits",
+    "reconstruction_records",
+    "tune",
+]
+
+# Validation images on which a proposal's scale is tuned.
+_TUNING_IMAGES = 64
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 - it is frozen
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    verbose: int = 1,
+    notes: list[str] | None = None,
+) -> list[Record]:
+    """Evaluates the best checkpoint of a run and appends to its metrics.json.
+
+    The run may be in training at the same time, or in other evaluations: nothing that
+    they write is written here. A model with importance sampling whose encoder proposal
+    was never tuned is tuned on validation images first, and the scale is kept in
+    proposal-scales.json for the next evaluation of the same weights.
+
+    Args:
+        run_dir: Directory of the run.
+        config: What to evaluate.
+        data_dir: TFDS data directory; TFDS's own default if None.
+        download: Whether TFDS may download the data set.
+        verbose: 1 shows progress bars, 0 nothing.
+        notes: Gains a line for what could not be written, e.g. in a directory that can
+            only be read; None makes a warning of it.
+
+    Returns:
+        The new records.
+
+    Raises:
+        ValueError: If a number is out of its range or does not fit the model, a file
+            of the run is damaged, or the images are others than those that the run
+            began with.
+        FileNotFoundError: If there is no run, no checkpoint, or no data.
+        OSError: If the Inception network is not to be had.
+    """
+    config.check()
+    run_dir = Path(run_dir)
+    run = RunConfig.from_run(run_dir)
+    # A damaged file is better known before the long part.
+    metrics.read_records(run_dir)
+    best = read_best(run_dir)
+    model = best.model
+    # Other images could be those that the model was trained on.
+    splits = load_run_splits(run, run_dir=run_dir, data_dir=data_dir, download=download)
+    _check_images(run_dir, model, splits)
+    split: Split = getattr(splits, config.split)
+    images = split.images[: config.num_images]
+    if len(images) < MIN_TEST_IMAGES:
+        raise ValueError(
+            f"the {config.split} split has 1 image, but a mean and its standard error "
+            f"take at least {MIN_TEST_IMAGES}; choose another --split, or add images "
+            "and train anew."
+        )
+    facts: dict[str, Any] = {
+        "dataset": run.dataset,
+        "split": config.split,
+        "seed": config.seed,
+        "iteration": best.iteration,
+    }
+    # First, for a missing file is better reported before the long part.
+    features = _feature_model(config, run, splits, verbose)
+    records: list[Record] = []
+    unkept: list[str] = []
+    if model.likelihood is not None:
+        if config.proposal == "encoder":
+            use_kept_scales(best, run_dir)
+            if tune(model, splits, config.num_samples, verbose):
+                _try(unkept, keep_scales, best, run_dir)
+        records += likelihood_records(
+            model,
+            images,
+            marginal_images=images,
+            num_samples=config.num_samples,
+            num_repeats=config.num_repeats,
+            proposal=config.proposal,
+            paper_estimator=config.paper_estimator,
+            batch_size=run.batch_size,
+            verbose=verbose,
+            **facts,
+        )
+    if features is not None and model.samples:
+        records += _distances(model, features, config, splits, verbose, facts)
+    if is_denoiser(model):
+        kind = None if features is None else config.frechet
+        records += reconstruction_records(
+            model, images, features=features, kind=kind, verbose=verbose, **facts
+        )
+        end = f"-{config.split}"
+        seed = config.seed
+        _try(unkept, draw_reconstructions, model, images, run_dir, seed=seed, end=end)
+    _try(unkept, metrics.append_records, run_dir, records)
+    for reason in unkept:
+        note = f"These numbers are not kept: {reason}"
+        if notes is None:
+            warnings.warn(note, stacklevel=2)
+        else:
+            notes.append(note)
+    return records
+
+
+def _check_images(run_dir: Path, model: Any, splits: Splits) -> None:
+    """Checks that the model is not one of another run, which was copied here."""
+    own = (*model.event_shape, model.events.num_levels)
+    given = (*splits.info.image_shape, splits.info.num_levels)
+    if own != given:
+        form = "images of {} x {} x {} with {} levels"
+        raise DamagedFile(
+            run_dir / "best.keras",
+            f"is a model of {form.format(*own)}, and the run has {form.format(*given)}",
+        )
+
+
+def _try(unkept: list[str], write: Callable[..., Any], *args: Any, **options: Any):
+    """Writes what an evaluation keeps: its numbers are worth more than their file."""
+    try:
+        write(*args, **options)
+    except (CannotWrite, BlockingIOError, DamagedFile) as error:
+        unkept.append(str(error))
+
+
+def load_run_splits(
+    config: RunSettings,
+    *,
+    run_dir: Path | None = None,
+    data_dir: Path | None = None,
+    download: bool = False,
+) -> Splits:
+    """Loads the images of a run: the same splits whenever it is read again.
+
+    Args:
+        config: The run.
+        run_dir: Its directory, if the images are to be those of its data.json.
+        data_dir: Where the images are; see `data.load_splits`.
+        download: Whether TFDS may download the data set.
+
+    Raises:
+        FileNotFoundError: If there is no such data.
+        ValueError: If the data do not fit the configuration, or are others than those
+            that the run began with.
+    """
+    bit_depth = config.bit_depth
+    if run_dir is not None and config.dataset == "folder" and bit_depth is None:
+        # A run that has begun was not asked, or its files use all bits.
+        bit_depth = 16
+    splits = load_splits(
+        config.dataset,
+        data_dir=data_dir,
+        download=download,
+        image_size=config.image_size,
+        channels=config.channels,
+        num_levels=config.num_levels,
+        bit_depth=bit_depth,
+        seed=config.seed,
+        skip_unreadable=config.skip_unreadable,
+    )
+    if run_dir is not None:
+        check_fingerprint(run_dir / "data.json", splits)
+    return splits
+
+
+def likelihood_records(
+    model: Any,
+    images: np.ndarray,
+    *,
+    marginal_images: np.ndarray,
+    num_samples: int,
+    num_repeats: int = 1,
+    proposal: str = "encoder",
+    paper_estimator: bool = False,
+    batch_size: int = 128,
+    verbose: int = 0,
+    **facts: Any,
+) -> list[Record]:
+    """Evaluates a model's likelihood: exact, or objective and estimate.
+
+    Args:
+        model: The model.
+        images: Images for what is exact or cheap, `[n, *event_shape]`.
+        marginal_images: Images for importance sampling.
+        num_samples: K.
+        num_repeats: R.
+        proposal: `"encoder"` or `"laplace"`.
+        paper_estimator: As in `metrics.marginal_records`.
+        batch_size: Images per call.
+        verbose: 1 shows progress bars.
+        **facts: Other fields of the records; `split` at least.
+    """
+    facts["batch_size"] = batch_size
+
+    def progress(title, count):
+        return _progress_bar(title, len(count), verbose)
+
+    if model.likelihood.is_exact:
+        bar = progress("log-likelihood", images)
+        return metrics.exact_records(model, images, progress=bar, **facts)
+    bar = progress("objective", images)
+    records = metrics.objective_records(model, images, progress=bar, **facts)
+    bar = progress(f"importance sampling ({proposal})", marginal_images)
+    return records + metrics.marginal_records(
+        model,
+        marginal_images,
+        num_samples=num_samples,
+        num_repeats=num_repeats,
+        proposal=proposal,
+        paper_estimator=paper_estimator,
+        progress=bar,
+        **facts,
+    )
+
+
+def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
+    """Tunes the encoder proposal on validation images; False if it needs none."""
+    if not model.estimates or "encoder" in model.proposal_scales:
+        return False
+    bar = _progress_bar("tuning the proposal's scale", 17, verbose)
+    images = splits.validation.images[:_TUNING_IMAGES]
+    if len(images) == 1:
+        # Of the smallest sets. It is tuned on, not reported: twice will do.
+        images = np.repeat(images, 2, axis=0)
+    metrics.tune_proposal_scale(model, images, num_samples=num_samples, progress=bar)
+    return True
+
+
+def is_denoiser(model: Any) -> bool:
+    """Whether errors of reconstructions are what a model is trained for."""
+    return model.reconstructs_only or (model.encodes and model.noise_std > 0)
+
+
+def reconstruction_records(
+    model: Any,
+    images: np.ndarray,
+    *,
+    seed: int,
+    features: Any = None,
+    kind: Any = None,
+    verbose: int = 0,
+    **facts: Any,
+) -> list[Record]:
+    """Evaluates reconstructions, of noisy images where a model is trained on them.
+
+    Args:
+        model: The model.
+        images: `[n, *event_shape]` as the model takes them.
+        seed: Seed of the noise.
+        features: Feature model for the feature error, or None.
+        kind: `"inception"` or `"classifier"`, with `features`.
+        verbose: 1 shows progress bars.
+        **facts: Other fields of the records; `split` at least.
+    """
+    levels = model.events.num_levels
+    parts: list[Any] = []
+    for start in range(0, len(images), 256):
+        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
+        parts.append(model.reconstruct(noisy))
+    bar = None if features is None else _progress_bar("features", len(images), verbose)
+    return metrics.denoising_records(
+        metrics.as_levels(images, levels),
+        metrics.as_levels(np.concatenate(parts), levels),
+        noise_std=model.noise_std,
+        feature_model=features,
+        kind=kind,
+        progress=bar,
+        seed=seed,
+        **facts,
+    )
+
+
+def draw_reconstructions(
+    model: Any, images: np.ndarray, run_dir: Path, seed: int, end: str = ""
+) -> None:
+    """Draws reconstructions.png: rows of 8 originals, their reconstructions below.
+
+    For a model trained on noisy images it draws denoised.png instead: noisy images,
+    what the model makes of them, and the originals. The name may have another end, for
+    pictures that are not those of the training.
+    """
+    name = "denoised" if model.noise_std else "reconstructions"
+    rows: list[Any] = []
+    for start in range(0, min(16, len(images)), 8):
+        batch = images[start : start + 8]
+        originals = model.dequantize(batch, seed=None)
+        if model.noise_std:
+            noisy = model.corrupt(batch, seed=seed + start)
+            rows += [noisy, model.reconstruct(noisy), originals]
+        else:
+            rows += [originals, model.reconstruct(batch)]
+    grid = image_grid(np.concatenate(rows), min(8, len(images)))
+    save_png(run_dir / f"{name}{end}.png", grid)
+
+
+def _progress_bar(title: str, total: int, verbose: int) -> Callable[[int], Any] | None:
+    """Returns what shows progress in the terminal, or None if nothing should."""
+    if not verbose:
+        return None
+    print(f"{title}:", flush=True)
+    bar = keras.utils.Progbar(total)
+    return lambda done: bar.update(done, finalize=done >= total)
+
+
+def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:
+    if config.frechet == "none":
+        return None
+    if config.frechet == "inception":
+        return metrics.inception_features(config.inception_weights)
+    if splits.train.labels is None or splits.test.labels is None:
+        raise ValueError(
+            f"the data set {run.dataset!r} has no labels for a classifier; use "
+            "--frechet inception."
+        )
+    return metrics.get_classifier(
+        run.dataset,
+        splits.train.images,
+        splits.train.labels,
+        splits.test.images,
+        splits.test.labels,
+        num_levels=splits.info.num_levels,
+        verbose=verbose,
+    )
+
+
+def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
+    levels = model.events.num_levels
+    facts = {**facts, "num_levels": levels}
+    split: Split = getattr(splits, config.split)
+    real = metrics.as_levels(split.images[: config.num_frechet_images], levels)
+    count = config.num_frechet_images
+    samples = _samples(model, count, config.temperature, config.seed, verbose)
+    bar = _progress_bar("features of samples", len(real) + count, verbose)
+    records = metrics.distance_records(
+        features,
+        config.frechet,
+        real,
+        metrics.as_levels(samples, levels),
+        what=f"samples at temperature {config.temperature:g}",
+        temperature=config.temperature,
+        progress=bar,
+        **facts,
+    )
+    if config.split == "train":
+        return records
+    if len(splits.train) < 2:
+        print(
+            "note: one training image has no distance to others; left out",
+            file=sys.stderr,
+        )
+        return records
+    # What perfect samples would get with these numbers of images.
+    others = metrics.as_levels(splits.train.images[:count], levels)
+    return records + metrics.distance_records(
+        features,
+        config.frechet,
+        real,
+        others,
+        what="training images",
+        prefix="train_",
+        **facts,
+    )
+
+
+def _samples(model, count: int, temperature: float, seed: int, verbose: int):
+    """Samples in batches: a MAF over pixels keeps much for each of them."""
+    size = 256
+    bar = _progress_bar("samples", count, verbose)
+    parts: list[Any] = []
+    for start in range(0, count, size):
+        number = min(size, count - start)
+        parts.append(model.sample(number, temperature, seed=seed + start))
+        if bar is not None:
+            bar(start + number)
+    return np.concatenate(parts)

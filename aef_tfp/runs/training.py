@@ -1,0 +1,373 @@
+"""A run from configuration to run directory; `fit` does the training."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from aef_tfp.backend import StrategyName
+from aef_tfp.callbacks import (
+    Checkpoints,
+    Duration,
+    Heartbeat,
+    History,
+    Pictures,
+    Scalars,
+    StopOnSignal,
+    write_hyperparameters,
+    write_projector,
+)
+from aef_tfp.data import Splits, evaluation_batches, training_batches
+from aef_tfp.data.fingerprint import fingerprint
+from aef_tfp.distribution import any_worker, get_strategy, is_chief
+from aef_tfp.files import locked, remove_leftovers, replace_text, writing
+from aef_tfp.metrics import Record, append_records
+from aef_tfp.models import EventModel
+from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.runs.best import read_best
+from aef_tfp.runs.building import build_model
+from aef_tfp.runs.config import RunConfig, RunSettings
+from aef_tfp.runs.consistency import check_resumed, check_weights
+from aef_tfp.runs.defaults import choose
+from aef_tfp.runs.evaluation import (
+    draw_reconstructions,
+    is_denoiser,
+    likelihood_records,
+    load_run_splits,
+    reconstruction_records,
+    tune,
+)
+from aef_tfp.runs.failures import explained
+from aef_tfp.saved import save_best
+from aef_tfp.terminal import as_typed, waiting
+
+__all__ = ["build_model", "train"]
+
+# Test images whose latents TensorBoard's projector shows.
+_PROJECTED_IMAGES = 1000
+
+
+def train(
+    settings: RunSettings,
+    run_dir: str | Path,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    resume: bool = False,
+    strategy: StrategyName = "auto",
+    verbose: Any = "auto",
+) -> list[Record]:
+    """Trains, evaluates on the test set, and writes the run directory.
+
+    Of several workers, each calls this with the same settings; the chief alone writes
+    files, and only its run directory has to hold checkpoints.
+
+    Args:
+        settings: The run; what is None there is chosen from the images (see
+            `defaults.choose`), and config.json holds it.
+        run_dir: Directory to create; with `resume`, the one to go on in.
+        data_dir: TFDS data directory, TFDS's own default if None; or the folder of
+            images, or NumPy file, of one's own.
+        download: Whether TFDS may download the data set.
+        resume: Go on from the newest checkpoint in `run_dir`.
+        strategy: Devices to train on, as in `distribution.get_strategy`.
+        verbose: Keras's verbosity: 0, 1, 2 or `"auto"`.
+
+    Returns:
+        The records of the test set that metrics.json gained; none on other workers
+        than the chief.
+
+    Raises:
+        ValueError: If a setting is out of its range or does not fit the data, or the
+            images, or other settings than the iterations, are others than those that
+            the run began with.
+        FileExistsError: If `run_dir` exists and `resume` is not asked.
+        FileNotFoundError: If there is nothing to resume, or no data.
+        OSError: If the run directory cannot be written, or another process does.
+        FloatingPointError: If training diverges.
+        TrainingFailed: If TensorFlow fails, e.g. because of the data, the memory, or
+            another worker that is gone.
+        RunInterrupted: If SIGINT, SIGTERM or SIGHUP asked for an end; a checkpoint is
+            saved.
+    """
+    settings.check()
+    run_dir = Path(run_dir)
+    # A cluster wants to be set up before TensorFlow does anything else.
+    devices = get_strategy(strategy)
+    chief = is_chief(devices)
+    with contextlib.ExitStack() as stack:
+        if chief:
+            if resume:
+                RunConfig.from_run(run_dir)
+                # Before anything is read that another process could still change.
+                stack.enter_context(_only_writer(run_dir))
+            else:
+                _check_new(run_dir)
+        with waiting("reading images", is_shown=bool(verbose) and chief):
+            splits = load_run_splits(
+                settings,
+                run_dir=run_dir if resume else None,
+                data_dir=data_dir,
+                download=download,
+            )
+        config, choices = choose(settings, len(splits.train), splits.info.image_shape)
+        if resume and chief:
+            check_resumed(run_dir, config)
+        if verbose and chief:
+            notes = (*splits.notes, *_left_out(config, splits), *choices)
+            print("".join(f"{note}\n" for note in notes), end="", flush=True)
+        checkpoints = Checkpoints(
+            run_dir,
+            functools.partial(_iteration_of, config),
+            patience=config.patience,
+            save_interval=config.save_interval,
+            keep=config.keep_checkpoints,
+            facts={"settings": config.of_weights()},
+        )
+        done, state = checkpoints.store.newest_state()
+        check_weights(config, state.get("settings"), checkpoints.store.directory)
+        if config.iterations < done:
+            raise ValueError(
+                f"The run {run_dir} has gone on to iteration {done} already; "
+                f"--iterations must be at least that, got {config.iterations}."
+            )
+        records: list[Record] = []
+        stack.enter_context(explained(checkpoints, chief))
+        keras.utils.set_random_seed(config.seed)
+        with devices.scope():
+            model = build_model(config, splits.info)
+        if chief:
+            if not resume:
+                with writing(run_dir):
+                    run_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_only_writer(run_dir))
+                # Somebody else may have been quicker.
+                _check_new(run_dir)
+            done = checkpoints.restore(model)
+            if resume and not done:
+                _check_unbegun(run_dir)
+            History.keep_until(run_dir / "history.csv", done)
+            # Where that fails, nothing has changed.
+            replace_text(run_dir / "config.json", config.to_json())
+            if not resume:
+                facts = json.dumps(fingerprint(splits), indent=2) + "\n"
+                replace_text(run_dir / "data.json", facts)
+            environment = json.dumps(_environment(devices), indent=2)
+            replace_text(run_dir / "environment.json", environment)
+            _fit(model, config, splits, run_dir, checkpoints, verbose, done)
+            if verbose:
+                print("evaluating the best model on the test images", flush=True)
+            records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
+        else:
+            done = checkpoints.restore(model)
+            _fit(model, config, splits, run_dir, checkpoints, 0, done)
+        # A worker that ends early looks like one that died.
+        any_worker(devices, False)
+    return records
+
+
+def _left_out(config: RunConfig, splits: Splits) -> list[str]:
+    """What a run does without, for want of images."""
+    if len(splits.validation) > 1 or config.model == "pixel-maf":
+        return []
+    return ["one validation image: TensorBoard shows no interpolations"]
+
+
+@contextlib.contextmanager
+def _only_writer(run_dir: Path) -> Iterator[None]:
+    with locked(run_dir):
+        remove_leftovers(run_dir)
+        yield
+
+
+def _check_unbegun(run_dir: Path) -> None:
+    """Checks that a run without checkpoints is not one that has lost them."""
+    path = run_dir / "history.csv"
+    # A row is written before the checkpoint: one may be there of none.
+    if path.exists() and path.read_bytes().count(b"\n") > 2:
+        raise FileNotFoundError(
+            f"{run_dir / 'checkpoints'} holds no checkpoint, but {path.name} knows of "
+            "several validations: put them back, or start a new run."
+        )
+
+
+def _check_new(run_dir: Path) -> None:
+    if run_dir.exists() and not run_dir.is_dir():
+        raise FileExistsError(
+            f"{run_dir} is no directory; choose another one with --run-dir."
+        )
+    if run_dir.exists() and any(_visible_files(run_dir)):
+        raise FileExistsError(
+            f"The run directory {run_dir} exists and is not empty; choose another one "
+            f"with --run-dir, or go on in it with --resume {run_dir}."
+        )
+
+
+def _iteration_of(config: RunConfig, epoch: int) -> int:
+    """An epoch is one validation interval; the last may be shorter."""
+    return min((epoch + 1) * config.validation_interval, config.iterations)
+
+
+def _visible_files(run_dir: Path) -> list[Path]:
+    return [path for path in run_dir.iterdir() if not path.name.startswith(".")]
+
+
+def _fit(
+    model: EventModel,
+    config: RunConfig,
+    splits: Splits,
+    run_dir: Path,
+    checkpoints: Checkpoints,
+    verbose: Any,
+    done: int,
+) -> None:
+    """Trains from where the checkpoints were, to the end."""
+    interval, total = config.validation_interval, config.iterations
+    iteration_of = checkpoints.iteration_of
+    callbacks: list[keras.callbacks.Callback] = [checkpoints]
+    validation = splits.validation.images
+    if is_chief(model.distribute_strategy):
+        tensorboard = run_dir / "tensorboard"
+        # A row is written before the checkpoint: one too many is dropped, none comes
+        # later. What may fail and is not needed to go on is written after it.
+        callbacks = [
+            History(run_dir / "history.csv", iteration_of),
+            checkpoints,
+            Scalars(
+                tensorboard,
+                validation,
+                config.batch_size,
+                iteration_of,
+                config.log_interval,
+            ),
+            Pictures(
+                tensorboard,
+                validation,
+                splits.validation.labels,
+                iteration_of,
+                config.picture_interval,
+            ),
+            Duration(iteration_of, done, total, verbose),
+        ]
+    heartbeat = Heartbeat(iteration_of, done, total, verbose)
+    with StopOnSignal(checkpoints) as stop, heartbeat:
+        callbacks += [heartbeat, stop]
+        while done < total and not checkpoints.stopped_early:
+            # A run that stopped between two validations first goes to the next one.
+            to_next = interval - done % interval
+            steps = min(to_next, total - done)
+            epochs = (total - done) // interval if steps == interval else 1
+            first = done // interval
+            # A shorter execution would otherwise run past the end of the epoch.
+            model.steps_per_execution = math.gcd(steps, config.steps_per_execution)
+            batches = training_batches(
+                splits.train.images,
+                config.batch_size,
+                seed=config.seed,
+                start_step=done,
+                flips=splits.info.flips,
+            )
+            model.fit(
+                batches,
+                initial_epoch=first,
+                epochs=first + epochs,
+                steps_per_epoch=steps,
+                validation_data=evaluation_batches(validation, config.batch_size),
+                callbacks=callbacks,
+                verbose=verbose,
+            )
+            done += steps * epochs
+    if checkpoints.is_best_lost:
+        raise FileNotFoundError(
+            f"{checkpoints.best_path} is gone, and no validation is left to write it: "
+            f"go on with {as_typed('train', '--resume', run_dir)} and more "
+            f"--iterations than {total}."
+        )
+    if not checkpoints.best_iteration:
+        raise FloatingPointError(
+            "No validation had a finite loss; lower the learning rate, check the "
+            "validation data, or train until the first validation."
+        )
+
+
+def _evaluate(
+    run_dir: Path, config: RunConfig, splits: Splits, verbose
+) -> list[Record]:
+    """Evaluates the best checkpoint on the test set; draws pictures."""
+    best = read_best(run_dir)
+    model = best.model
+    if tune(model, splits, config.num_samples, verbose):
+        save_best(model, run_dir / "best.keras", best.label)
+    records: list[Record] = []
+    images = splits.test.images
+    facts: dict[str, Any] = {
+        "dataset": config.dataset,
+        "split": "test",
+        "seed": config.seed,
+        "iteration": best.iteration,
+    }
+    if model.likelihood is not None:
+        records += likelihood_records(
+            model,
+            images,
+            marginal_images=images[: config.num_marginal_images],
+            num_samples=config.num_samples,
+            batch_size=config.batch_size,
+            verbose=verbose,
+            **facts,
+        )
+        samples = model.sample(64, temperature=0.85, seed=config.seed)
+        save_png(run_dir / "samples.png", image_grid(samples, 8))
+    if is_denoiser(model):
+        records += reconstruction_records(model, images, **facts)
+    if model.encodes:
+        draw_reconstructions(model, images, run_dir, seed=config.seed)
+    append_records(run_dir, records)
+    write_hyperparameters(
+        run_dir / "tensorboard",
+        dataclasses.asdict(config),
+        {record.name: record.value for record in records},
+    )
+    if model.encodes:
+        labels = splits.test.labels
+        write_projector(
+            run_dir / "tensorboard",
+            model.encode(images[:_PROJECTED_IMAGES]),
+            model.dequantize(images[:_PROJECTED_IMAGES], seed=None),
+            None if labels is None else labels[:_PROJECTED_IMAGES],
+        )
+    return records
+
+
+def _environment(strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    packages = (
+        "aef_tfp",
+        "tensorflow",
+        "keras",
+        "tensorflow-probability",
+        "tf_keras",
+        "tensorflow-datasets",
+        "numpy",
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": [
+            f"{device.device_type}: {device.name}"
+            for device in tf.config.list_logical_devices()
+        ],
+        "strategy": type(strategy).__name__,
+        "replicas": strategy.num_replicas_in_sync,
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,227 @@
+"""Which settings the model, the data or other settings leave unread.
+
+An option that somebody names and nothing reads is a misunderstanding, and refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from aef_tfp.data.registry import DATASETS
+
+if TYPE_CHECKING:
+    from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
+
+__all__ = [
+    "check_use",
+    "not_downloaded",
+    "refuse_unread",
+    "unread_by_evaluation",
+    "unread_by_run",
+]
+
+_ESTIMATED = ("aef-linear", "vae", "iwae")
+
+
+def _no_estimate(model: str) -> str:
+    if model in _ESTIMATED:
+        return ""
+    if model == "autoencoder":
+        return "an autoencoder has no likelihood"
+    return f"the likelihood of {_a(model)} is exact"
+
+
+def _a(model: str) -> str:
+    return f"{'an' if model[0] in 'aei' else 'a'} {model}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """Some settings, and why nothing reads them; "" where something does."""
+
+    names: tuple[str, ...]
+    why: Callable[..., str]
+
+
+def _without_pair(c: Any) -> str:
+    is_pixels = c.model == "pixel-maf"
+    return "a pixel-maf has no encoder and no decoder" if is_pixels else ""
+
+
+def _without_latent_flows(c: Any) -> str:
+    none = c.model in ("pixel-maf", "autoencoder")
+    return f"{_a(c.model)} has no flows over latents" if none else ""
+
+
+def _without_layers(c: Any) -> str:
+    if c.model == "autoencoder":
+        return "an autoencoder has no flows"
+    both = (c.core_flow, c.prior_flow) == ("none", "none")
+    return "both flows are none" if both and c.model != "pixel-maf" else ""
+
+
+def _without_blocks(c: Any) -> str:
+    if c.model == "pixel-maf":
+        return _without_pair(c)
+    others = c.networks not in (None, "residual")
+    return f"it is for residual networks, not {c.networks} ones" if others else ""
+
+
+_RUN_RULES = (
+    _Rule(("latent_dim",), lambda c: _without_pair(c) and "a pixel-maf has no latents"),
+    _Rule(("networks", "mixed_precision"), _without_pair),
+    _Rule(("width", "rematerialize"), _without_blocks),
+    _Rule(("core_flow", "prior_flow"), _without_latent_flows),
+    _Rule(
+        ("decoder_scale",),
+        lambda c: _without_latent_flows(c) and f"{_a(c.model)} has no Gaussian decoder",
+    ),
+    _Rule(("flow_layers", "flow_units"), _without_layers),
+    _Rule(
+        ("num_importance_samples",),
+        lambda c: "" if c.model == "iwae" else "it is for an iwae",
+    ),
+    _Rule(
+        ("denoising_target",),
+        lambda c: "" if c.noise_std else "without --noise-std no image is noisy",
+    ),
+    _Rule(("num_samples", "num_marginal_images"), lambda c: _no_estimate(c.model)),
+    _Rule(
+        ("bit_depth", "skip_unreadable"),
+        lambda c: "" if c.dataset == "folder" else "it is for the data set folder",
+    ),
+    _Rule(("download",), lambda c: not_downloaded(c.dataset)),
+)
+
+_EVALUATION_RULES = (
+    _Rule(
+        ("num_frechet_images", "temperature"),
+        lambda e: "without --frechet no samples are judged" * (e.frechet == "none"),
+    ),
+    _Rule(
+        ("inception_weights",),
+        lambda e: "" if e.frechet == "inception" else "it is for --frechet inception",
+    ),
+)
+
+_MEASUREMENT_RULES = (
+    _Rule(
+        ("num_samples", "num_repeats", "proposal", "paper_estimator"),
+        lambda c: _no_estimate(c.model),
+    ),
+    _Rule(
+        ("num_frechet_images", "temperature"),
+        lambda c: "an autoencoder draws no samples" * (c.model == "autoencoder"),
+    ),
+    _Rule(("download",), lambda c: not_downloaded(c.dataset)),
+)
+
+
+def not_downloaded(dataset: str) -> str:
+    """Returns why nothing downloads a data set; "" if something may."""
+    info = DATASETS.get(dataset)
+    if info is None:
+        return ""
+    if info.source != "tfds":
+        return f"the images of {dataset} are your own"
+    if info.embedded:
+        return f"the {dataset} come with an installed package"
+    return f"nothing can download {dataset}" if info.manual else ""
+
+
+def unread_by_run(config: "RunSettings", names: Iterable[str]) -> dict[str, str]:
+    """Returns the settings that a run with this configuration does not read.
+
+    Args:
+        config: The run.
+        names: The settings that were named: fields, or `download`.
+
+    Returns:
+        Why, by the names of those that nothing reads.
+    """
+    return _unread(_RUN_RULES, config, names)
+
+
+def unread_by_evaluation(
+    config: "EvaluationConfig", run: "RunConfig | None", names: Iterable[str]
+) -> dict[str, str]:
+    """Returns the settings that an evaluation does not read.
+
+    Args:
+        config: What to evaluate.
+        run: The run, if it is known.
+        names: The settings that were named: fields, or `download`.
+
+    Returns:
+        Why, by the names of those that nothing reads.
+    """
+    names = tuple(names)
+    unread = _unread(_EVALUATION_RULES, config, names)
+    return unread if run is None else unread | _unread(_MEASUREMENT_RULES, run, names)
+
+
+def _unread(
+    rules: Iterable[_Rule], config: Any, names: Iterable[str]
+) -> dict[str, str]:
+    whys = {name: rule.why(config) for rule in rules for name in rule.names}
+    return {name: whys[name] for name in names if whys.get(name)}
+
+
+def refuse_unread(unread: dict[str, str]) -> None:
+    """Refuses options that nothing would read.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if not unread:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for name, why in unread.items():
+        by_reason.setdefault(why, []).append(f"--{name.replace('_', '-')}")
+    parts = [f"{', '.join(names)} ({why})" for why, names in by_reason.items()]
+    raise ValueError(f"Nothing would read {' or '.join(parts)}: leave it out.")
+
+
+def check_use(settings: "RunSettings") -> None:
+    """Checks that nothing is set that nothing would read.
+
+    Raises:
+        ValueError: If there is something; the message says why.
+    """
+    if settings.width is not None and settings.model == "pixel-maf":
+        raise ValueError(
+            f"width is {settings.width}, but a pixel-maf has no encoder and no "
+            "decoder: leave it out."
+        )
+    if settings.width is not None and settings.networks not in (None, "residual"):
+        raise ValueError(
+            f"width is {settings.width}, but networks are {settings.networks!r}, which "
+            "have none: leave it out, or choose residual networks (--networks "
+            "residual)."
+        )
+    may_have_blocks = settings.networks in (None, "residual")
+    has_blocks = may_have_blocks and settings.model != "pixel-maf"
+    if settings.rematerialize and not has_blocks:
+        raise ValueError(
+            "rematerialize is for the residual networks, which this model has not: "
+            "leave it out."
+        )
+    for name in ("bit_depth", "skip_unreadable"):
+        if getattr(settings, name) and settings.dataset != "folder":
+            raise ValueError(
+                f"{name} is for the data set 'folder', not {settings.dataset!r}: "
+                "leave it out."
+            )
+    if settings.bit_depth is not None and not 8 <= settings.bit_depth <= 16:
+        raise ValueError(f"bit_depth must be from 8 to 16, got {settings.bit_depth}.")
+    if settings.num_levels is not None:
+        info = DATASETS.get(settings.dataset)
+        if info is not None and info.source == "tfds":
+            raise ValueError(
+                f"num_levels is {settings.num_levels}, but data set "
+                f"{settings.dataset!r} has {info.num_levels} levels: leave it out."
+            )
+        if not 2 <= settings.num_levels <= 256:
+            raise ValueError(
+                f"num_levels must be from 2 to 256, got {settings.num_levels}."
+            )
