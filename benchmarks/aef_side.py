@@ -38,7 +38,7 @@ from aef_tfp.data import DatasetInfo, training_batches  # noqa: E402
 
 
 @functools.cache
-def built(name):
+def built(name, steps=STEPS, jit_compile=True):
     """The model as the trainer builds it, adapted, and images; one for all cases."""
     setting = SETTINGS[name]
     config = RunConfig(
@@ -48,7 +48,8 @@ def built(name):
         batch_size=setting.batch_size,
         learning_rate=setting.learning_rate,
         clip_norm=CLIP_NORM,
-        steps_per_execution=STEPS,
+        steps_per_execution=steps,
+        jit_compile=jit_compile,
     )
     info = DatasetInfo(
         name="noise",
@@ -64,9 +65,9 @@ def built(name):
     return model, images, setting
 
 
-def stepper(name):
-    """Returns a function that makes STEPS training steps, and the model."""
-    model, images, setting = built(name)
+def stepper(name, **settings):
+    """Returns a function that makes so many training steps, and the model."""
+    model, images, setting = built(name, **settings)
     batches = iter(training_batches(images, setting.batch_size, seed=0))
     model.make_train_function()
 
@@ -213,6 +214,8 @@ CASES = {"products": products, **builders_of(KINDS, SETTINGS)}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--first-step"]:
-        stepper(sys.argv[2])[0]()
+        compiled = "--no-jit-compile" not in sys.argv
+        stepper(sys.argv[2], steps=1, jit_compile=compiled)[0]()
+        print("done", flush=True)
     else:
         serve(CASES)

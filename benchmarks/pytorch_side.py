@@ -123,5 +123,6 @@ CASES = {"products": products, **builders_of(KINDS, SETTINGS)}
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--first-step"]:
         stepper(sys.argv[2])[0]()
+        print("done", flush=True)
     else:
         serve(CASES)

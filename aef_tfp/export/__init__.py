@@ -15,7 +15,7 @@ Example:
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.litert import export_litert
 from aef_tfp.export.saved_model import export_saved_model
-from aef_tfp.models.event_model import EXPORTERS
+from aef_tfp.models.files import EXPORTERS
 
 __all__ = ["Endpoint", "endpoints_of", "export_litert", "export_saved_model"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aef_tfp.models.event_model import constructor_arguments
+from aef_tfp.models.files import constructor_arguments
 from aef_tfp.models.frozen import freeze, frozen_layers
 
 __all__ = ["with_parts_of"]
