@@ -1,5 +1,6 @@
 """Command lines: every word is read, or refused in one line; none needs TensorFlow."""
 
+import configparser
 import json
 import os
 import pkgutil
@@ -498,6 +499,16 @@ def test_no_command_is_one_line(argv, message, capsys):
     assert printed.err.startswith(f"error: {message}")
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_a_wheel_has_the_command_and_every_package():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    scripts = settings["options.entry_points"]["console_scripts"]
+    assert scripts.strip() == "aef-tfp = aef_tfp.__main__:main"
+    # What `find:` takes for one.
+    folders = {path.parent for path in (ROOT / "aef_tfp").rglob("*.py")}
+    assert all((folder / "__init__.py").is_file() for folder in folders)
 
 
 def test_help_and_version_of_all_commands(capsys):
