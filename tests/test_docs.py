@@ -1,6 +1,5 @@
 """README and documentation: the code runs, the commands parse, nothing is left out."""
 
-import ast
 import importlib
 import importlib.util
 import inspect
@@ -340,42 +339,6 @@ def test_the_reference_has_every_public_name(room):
     shown = re.findall(rf"^::: aef_tfp\.{re.escape(room)}\.(\w+)$", text, re.MULTILINE)
     assert len(shown) == len(set(shown))
     assert set(shown) == names
-
-
-def imports_of(path):
-    """What a module imports when it is imported, by full names."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                # A name of a module, or a module of a package.
-                full = f"{node.module}.{alias.name}"
-                place = ROOT / full.replace(".", "/")
-                is_module = place.is_dir() or place.with_suffix(".py").is_file()
-                yield full if is_module else node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/reference/index.md"])
-def test_imports_go_up_in_the_tables_of_rooms(page):
-    lines = (ROOT / page).read_text().splitlines()
-    rows = [line.split("|")[1] for line in lines if re.match(r"\| \[?`", line)]
-    place = {n: i for i, row in enumerate(rows) for n in re.findall(r"`([\w.]+)`", row)}
-    assert set(place) == {*ROOMS}
-
-    def room_of(module):
-        parts = module.split(".")[1:]
-        known = (".".join(parts[:length]) for length in (2, 1))
-        return next(name for name in known if name in place)
-
-    for path in sorted((ROOT / "aef_tfp").rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        module = ".".join(parts).removesuffix(".__init__")
-        if module in ("aef_tfp", "aef_tfp.__main__"):
-            continue
-        for name in imports_of(path):
-            if name.startswith("aef_tfp."):
-                assert place[room_of(name)] <= place[room_of(module)], (module, name)
 
 
 def test_the_table_of_methods_is_true():
