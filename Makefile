@@ -22,15 +22,8 @@ help:  ## List the targets
 demo: $(VENV)/package  ## Train a small model on the bundled digits
 	$(RUN) trainers/run.py
 
-# Every program that was compiled stays in its process: in one go, two processes came to
-# 20 GB. A part takes every eighth file.
-TEST_PARTS := 0 1 2 3 4 5 6 7
-
 test: $(VENV)/package-dev  ## Run the tests, all but those that need image data
-	@failed=; for part in $(TEST_PARTS); do \
-		$(RUN) -m pytest -m "not realdata" -n 2 --dist loadfile \
-			$$(ls tests/test_*.py | awk "NR % 8 == $$part") || failed=1; \
-	done; test -z "$$failed"
+	$(RUN) -m pytest -m "not realdata" -n 2 --dist loadfile
 
 lint: $(VENV)/package-dev  ## Check style, formatting and types
 	$(RUN) -m ruff check .
