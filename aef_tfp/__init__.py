@@ -4,10 +4,10 @@ An AEF puts a Keras encoder and decoder inside a TFP bijector chain, with a lear
 over the core and a learned prior, so that an autoencoder is trained by maximum
 likelihood instead of the ELBO (Silvestri, Roos and Ambrogioni, ICLR 2023).
 
-Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`, `data`,
-`metrics`, `export`, `callbacks`, `config`, `evaluation`, `training`, `paper`. They are
-imported when they are first used: TensorFlow takes seconds to start, and
-`aef_tfp.config` does without.
+Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`,
+`inference`, `data`, `metrics`, `export`, `callbacks`, `config`, `evaluation`,
+`training`, `paper`. They are imported when they are first used: TensorFlow takes
+seconds to start, and `aef_tfp.config` does without.
 """
 
 import importlib
@@ -38,6 +38,7 @@ _SUBMODULES = (
     "evaluation",
     "export",
     "flows",
+    "inference",
     "metrics",
     "models",
     "networks",
