@@ -12,6 +12,7 @@ from test_models import linear_gaussian, small_model
 from aef_tfp import flows, inference, metrics
 from aef_tfp.inference import annealed, referee
 from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF
+from aef_tfp.models.noise import starting_at
 from aef_tfp.networks import batching, dense_decoder
 
 LEAPFROG_STEPS = tf.constant(3)
@@ -308,6 +309,33 @@ def test_passes_change_nothing(linear, monkeypatch):
 def test_no_events_have_no_values(linear):
     estimate = inference.annealed_log_prob(linear[0], np.zeros((0, 8)), num_steps=2)
     assert estimate.log_prob.shape == estimate.acceptance.shape == (0,)
+
+
+def test_paths_begin_at_the_prior_and_at_the_given_latents():
+    model = small_model(ExpandedAEF, (5,), 2)
+    model.jit_compile = False
+    paths = referee._Paths(model, 2, 1, 1)
+    draws = model.prior.sample(20_000, seed=1).numpy()
+    assert np.abs(paths.center).max() > 0.1
+    np.testing.assert_allclose(paths.center, np.median(draws, axis=0), atol=0.1)
+    assert np.abs(paths.width - 1.0).max() > 0.05
+    np.testing.assert_allclose(paths.width, draws.std(axis=0), rtol=0.3)
+
+    place = starting_at(seed_of(3), 0)
+    latents, y = referee._simulated.__get__(model)(tf.constant(4), place)
+    sizes, zero = paths.step_sizes(y, place), tf.zeros([4], tf.float64)
+
+    def likelihood(z):
+        return model._latent_log_prob(z, y) - model.prior.log_prob(tf.identity(z))
+
+    # In one step, all of the weight is the likelihood of the start.
+    upper = paths.upper(y, latents, sizes, zero, place).log_prob
+    np.testing.assert_allclose(upper, likelihood(latents), rtol=1e-9)
+    many = referee._Paths(model, 16_000, 1, 1)
+    lower = many.lower(y, sizes, zero, place).log_prob
+    weights = likelihood(tf.constant(draws[:16_000, None]))
+    expected = logsumexp(weights, axis=0) - np.log(16_000)
+    np.testing.assert_allclose(lower, expected, atol=0.2)
 
 
 @pytest.mark.parametrize("prior", [flows.MAF, flows.IAF])

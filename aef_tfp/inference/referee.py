@@ -113,7 +113,8 @@ def annealed_log_prob(
     Step sizes are found for each event and beta by four chains of other noise, and
     fixed then. Latents are measured in quartiles of the prior. Memory is bounded
     whatever the number of events and chains; the networks see 16 chains of one event at
-    least. If the model's step would be compiled, so is this.
+    least. Like the training step it is compiled with XLA where `model.jit_compile` says
+    so; that changes last digits, and with them which steps are accepted.
 
     Args:
         model: An `ExpandedAEF`, `VAE` or `IWAE`.
