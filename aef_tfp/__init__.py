@@ -4,9 +4,10 @@ An AEF puts a Keras encoder and decoder inside a TFP bijector chain, with a lear
 over the core and a learned prior, so that an autoencoder is trained by maximum
 likelihood instead of the ELBO (Silvestri, Roos and Ambrogioni, ICLR 2023).
 
-Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `models`, `data`,
-`metrics`, `export`, `callbacks`, `runs`. They are imported when they are first used:
-TensorFlow takes seconds to start. `load` gives the model of a run or of a file.
+Submodules, from the mathematics up: `bijectors`, `networks`, `flows`, `engine`,
+`inference`, `models`, `data`, `metrics`, `export`, `callbacks`, `runs`. They are
+imported when they are first used: TensorFlow takes seconds to start. `load` gives the
+model of a run or of a file.
 """
 
 import importlib

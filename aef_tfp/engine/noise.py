@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 from aef_tfp.engine.arguments import checked_seed
 
@@ -12,6 +13,7 @@ __all__ = [
     "normal_noise",
     "normal_of_bits",
     "split_seed",
+    "standard_normal",
     "starting_at",
     "stateless_seed",
     "uniform_noise",
@@ -135,3 +137,9 @@ def _random_bits(shape: Any, seed: tf.Tensor) -> tf.Tensor:
         dtype=tf.uint32,
     )
     return tf.reshape(bits[within:], shape)
+
+
+def standard_normal(size: int, dtype: Any) -> tfd.Distribution:
+    """Returns N(0, I) over vectors `[size]`."""
+    zero = tf.zeros((), dtype)
+    return tfd.Sample(tfd.Normal(zero, tf.ones_like(zero)), size)

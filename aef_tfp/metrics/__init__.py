@@ -16,6 +16,7 @@ from aef_tfp.metrics.frechet import (
 from aef_tfp.metrics.images import as_levels, denoising_records, distance_records
 from aef_tfp.metrics.inception import InceptionFeatures, inception_features
 from aef_tfp.metrics.likelihood import (
+    annealed_records,
     exact_records,
     marginal_records,
     objective_records,
@@ -38,6 +39,7 @@ __all__ = [
     "InceptionFeatures",
     "KernelDistance",
     "Record",
+    "annealed_records",
     "append_records",
     "as_levels",
     "bits_per_dim",

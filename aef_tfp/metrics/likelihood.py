@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
+from aef_tfp.inference import annealed_log_prob
 from aef_tfp.metrics.checks import check_finite
 from aef_tfp.metrics.records import records_of_means
 from aef_tfp.records import Record, digest_of
 
 __all__ = [
+    "annealed_records",
     "checked_events",
     "exact_records",
     "marginal_records",
@@ -217,6 +219,76 @@ def marginal_records(
             **facts,
         )
     return records
+
+
+def annealed_records(
+    model: Any,
+    images: Any,
+    *,
+    split: str,
+    num_chains: int = 16,
+    num_steps: int = 1000,
+    num_leapfrog_steps: int = 5,
+    seed: int = 0,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+    **facts: Any,
+) -> list[Record]:
+    """Estimates log p(x) by annealed importance sampling, the referee of the others.
+
+    Args:
+        model: An `ExpandedAEF`, `VAE` or `IWAE`.
+        images: As in `exact_records`; hundreds rather than thousands.
+        split: Which images they are.
+        num_chains: As in `inference.annealed_log_prob`, like the next two.
+        num_steps: Densities from the prior to the posterior.
+        num_leapfrog_steps: Of each Hamiltonian step.
+        seed: Seed of the dequantization and the chains.
+        batch_size: Images per call.
+        progress: Called with the number of images done.
+        **facts: Other fields of the records.
+
+    Returns:
+        Records `annealed_log_prob`, `annealed_bits_per_dim` and
+        `annealed_effective_sample_size`, whose `num_samples` are the chains.
+
+    Raises:
+        TypeError: If the model has no latents to integrate over.
+        ValueError: If the images do not fit, or a number is out of its range.
+    """
+    estimates: list[Any] = []
+
+    def estimate(batch, *, seed):
+        estimates.append(
+            annealed_log_prob(
+                model,
+                batch,
+                num_chains=num_chains,
+                num_steps=num_steps,
+                num_leapfrog_steps=num_leapfrog_steps,
+                seed=seed,
+            )
+        )
+        return estimates[-1].log_prob
+
+    log_prob = _in_batches(estimate, images, batch_size, seed, progress)
+    sizes = np.concatenate([part.effective_sample_size for part in estimates])
+    acceptance = np.concatenate([part.acceptance for part in estimates]).mean()
+    facts = {
+        "estimator": (
+            f"annealed importance sampling, {num_steps} steps of {num_leapfrog_steps} "
+            f"leapfrogs from the prior, a lower bound of log p(x), {_DEQUANTIZED}"
+        ),
+        "split": split,
+        "seed": seed,
+        "num_samples": num_chains,
+        "detail": f"acceptance {acceptance:.2f}",
+        **facts,
+    }
+    records = _log_prob_records(model, images, "annealed_", log_prob, **facts)
+    return records + records_of_means(
+        {"annealed_effective_sample_size": sizes}, **_facts_of(model, images), **facts
+    )
 
 
 def _looseness(sizes: np.ndarray, num_weights: int, proposal: str) -> str:

@@ -12,10 +12,11 @@ from tensorflow_probability import distributions as tfd
 from aef_tfp import flows
 from aef_tfp.bijectors import decoder_coupling, encoder_coupling
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.engine.noise import standard_normal
 from aef_tfp.flows.checks import bijector_of, is_of_user
 from aef_tfp.networks.batching import in_passes, with_flat_batch
 
-__all__ = ["Chain", "PartialShell", "Shell", "WholeShell", "standard_normal"]
+__all__ = ["Chain", "PartialShell", "Shell", "WholeShell"]
 
 
 class Shell(Protocol):
@@ -250,12 +251,6 @@ class Chain:
     def flows_of_user(self) -> list[keras.layers.Layer]:
         """Flows whose layers TFP may call several times for one evaluation."""
         return list(filter(is_of_user, (self.core_flow, self.prior_flow)))
-
-
-def standard_normal(size: int, dtype: Any) -> tfd.Distribution:
-    """Returns N(0, I) over vectors `[size]`."""
-    zero = tf.zeros((), dtype)
-    return tfd.Sample(tfd.Normal(zero, tf.ones_like(zero)), size)
 
 
 def _of_first(flow: keras.layers.Layer) -> tfb.Bijector:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp import inference
-from aef_tfp.engine.noise import fold_seed
+from aef_tfp.engine.noise import fold_seed, standard_normal
 from aef_tfp.engine.tracing import traced
 from aef_tfp.flows.checks import bijector_of
 from aef_tfp.inference.importance import (
@@ -19,7 +19,7 @@ from aef_tfp.inference.importance import (
     laplace_proposal,
 )
 from aef_tfp.inference.laplace import Laplace
-from aef_tfp.models.chain import WholeShell, standard_normal
+from aef_tfp.models.chain import WholeShell
 from aef_tfp.models.chained import Chained
 
 __all__ = ["Marginal"]

@@ -10,8 +10,8 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.engine.noise import standard_normal
 from aef_tfp.flows.checks import bijector_of, is_of_user
-from aef_tfp.models.chain import standard_normal
 from aef_tfp.models.density import Density, Exact
 from aef_tfp.models.event_model import EventModel
 

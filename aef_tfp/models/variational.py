@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from aef_tfp import flows
 from aef_tfp.engine.arguments import checked_count
-from aef_tfp.engine.noise import fold_seed
-from aef_tfp.models.chain import standard_normal
+from aef_tfp.engine.noise import fold_seed, standard_normal
 from aef_tfp.models.copying import with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.expanded import ExpandedAEF
