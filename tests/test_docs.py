@@ -32,7 +32,16 @@ PAGES = {path.name: path for path in [ROOT / "README.md", *sorted(DOCS.glob("*.m
 SCRIPTS = sorted(path.stem for path in (ROOT / "trainers").glob("*.py"))
 
 # Less data and one epoch, for a block that is meant to be watched.
-SHORTER = {"epochs=20": "epochs=1", "images[:1500]": "images[:64]"}
+_FIRST = {"epochs=20": "epochs=1", "images[:1500]": "images[:64]"}
+SHORTER = {
+    "README.md": _FIRST,
+    "index.md": _FIRST,
+    "referee.md": {
+        "epochs=30": "epochs=1",
+        "num_steps=1000": "num_steps=5",
+        "num_steps=100": "num_steps=5",
+    },
+}
 
 # A script that must create its strategy first, in several processes.
 SEVERAL_PROCESSES = "several-machines.md"
@@ -64,7 +73,7 @@ RUN_HERE = [
 def executed(name):
     """Runs the blocks of a page one after the other; returns their names."""
     names = {"__name__": name}
-    shorter = SHORTER if name in ("README.md", "index.md") else {}
+    shorter = SHORTER.get(name, {})
     assert all(long in program(name) for long in shorter)
     for block in python_blocks(name):
         for long, short in shorter.items():
@@ -117,6 +126,15 @@ def check_likelihoods(names, printed):
     assert max(bits) < 4.1
 
 
+def check_referee(names, printed):
+    rows = [line for line in printed.splitlines() if line.startswith(("AEF", "VAE"))]
+    assert len(rows) == 2 + 4
+    assert [r.name.split("_")[0] for r in names["records"]] == ["annealed"] * 3 + (
+        ["marginal"] * 3
+    )
+    assert np.isfinite(names["result"].gap).all()
+
+
 def check_denoising(names, printed):
     clean = names["model"].dequantize(names["images"][1500:1508], seed=None)
     before, after = (
@@ -156,6 +174,7 @@ CHECKS = {
     "own-networks.md": check_own_networks,
     "own-data.md": check_own_data,
     "likelihoods.md": check_likelihoods,
+    "referee.md": check_referee,
     "denoising.md": check_denoising,
     "tensorboard.md": check_tensorboard,
     "resuming.md": check_resuming,
