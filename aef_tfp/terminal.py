@@ -1,6 +1,7 @@
 """What is said in a terminal: a wait, and commands as they were typed there."""
 
 import contextlib
+import gc
 import importlib
 import itertools
 import os
@@ -124,12 +125,17 @@ def import_quietly(name: str) -> ModuleType:
         name: Full name of the module.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" not in sys.modules:
+    is_first = "tensorflow" not in sys.modules
+    if is_first:
         use_memory_pool()
     with collector_paused():
         with _held_back_standard_error():
             importlib.import_module("tensorflow").config.list_physical_devices()
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+    if is_first:
+        # What TensorFlow is made of stays: the collector need not look at it again.
+        gc.freeze()
+    return module
 
 
 @contextlib.contextmanager
