@@ -66,7 +66,7 @@ def _help() -> str:
             f"{program} COMMAND --help shows the options of a command, {program}",
             "--version the version. To begin with:",
             "",
-            f"  {program} train                  # an AEF on 8 x 8 digits, two minutes",
+            f"  {program} train                  # an AEF on 8 x 8 digits, one minute",
             f"  {program} evaluate runs/NAME     # the directory that it has named",
         ]
     )
