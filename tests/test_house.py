@@ -12,7 +12,6 @@ import pytest
 from test_docs import ROOMS
 
 import aef_tfp
-from aef_tfp import models
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aef_tfp"
@@ -170,4 +169,3 @@ def test_the_configuration_is_the_constructors_arguments():
             inspect.signature(cls).parameters
         )
         assert config == cls.from_config(config).get_config()
-    assert models.EventModel.__name__ not in aef_tfp.__all__

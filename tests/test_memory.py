@@ -183,3 +183,25 @@ def test_a_gradient_outlives_the_graph_that_it_was_first_taken_in():
     sigmoid = 1 / (1 + np.exp(-x.numpy()))
     expected = sigmoid * (1 + x.numpy() * (1 - sigmoid))
     np.testing.assert_allclose(tape.gradient(value, x), expected, rtol=1e-6)
+
+
+def test_a_graph_that_failed_is_freed():
+    class Place:
+        """What a failed trace held."""
+
+    def failed():
+        place = Place()
+
+        @traced
+        def function(x):
+            tf.nn.silu(x)
+            tf.compat.v1.get_default_graph().place = place
+            raise ValueError("in the middle")
+
+        with pytest.raises(ValueError, match="in the middle"):
+            function(tf.constant([1.0]))
+        return weakref.ref(place)
+
+    place = failed()
+    gc.collect()
+    assert place() is None

@@ -41,12 +41,14 @@ def gradients_held() -> Iterator[None]:
         return
     registered = ops.gradient_registry._registry
     known = len(registered)
-    yield
-    for name, entry in itertools.islice(registered.items(), known, None):
-        function = entry["type"]
-        if name.startswith("CustomGradient-") and not isinstance(function, _Held):
-            _hold(function)
-            entry["type"] = _Held(function)
+    try:
+        yield
+    finally:  # a trace that fails leaves a graph, too
+        for name, entry in itertools.islice(registered.items(), known, None):
+            function = entry["type"]
+            if name.startswith("CustomGradient-") and not isinstance(function, _Held):
+                _hold(function)
+                entry["type"] = _Held(function)
 
 
 def _hold(function: Callable[..., Any]) -> None:
