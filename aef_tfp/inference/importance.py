@@ -18,6 +18,7 @@ __all__ = [
     "ImportanceEstimate",
     "check_proposal",
     "checked_scale",
+    "estimate_of_preprocessed",
     "gather_weights",
     "importance_estimate",
     "laplace_proposal",
@@ -180,31 +181,63 @@ def importance_estimate(
         events, log_det = model._preprocessed(
             x[start : start + events_per_pass], starting_at(seeds[0], start)
         )
-        if proposal == "encoder":
-            fitted = model._encoder_proposal(events)
-        else:
-            fitted = model._laplace_proposal(
-                events,
-                tf.constant(model.proposal_scale("encoder"), events.dtype),
-                fold_seed(seeds[0], start),
-            )
-        # A seed for each sample: how many go through one pass changes nothing.
-        repeats = (
-            tf.random.split(fold_seed(seed, start), num_samples) for seed in seeds[1:]
-        )
         parts.append(
-            gather_weights(
-                functools.partial(model._log_weights, events, scale, fitted),
-                repeats,
-                num_samples,
-                max(1, latents_per_pass // max(1, len(events))),
+            estimate_of_preprocessed(
+                model,
+                events,
                 log_det,
+                num_samples,
+                proposal=proposal,
+                scale=scale,
+                fit_seed=fold_seed(seeds[0], start),
+                seeds=[fold_seed(seed, start) for seed in seeds[1:]],
+                latents_per_pass=latents_per_pass,
             )
         )
     return ImportanceEstimate(
         tf.concat([part.log_sums for part in parts], axis=-1),
         tf.concat([part.log_square_sum for part in parts], axis=0),
         num_samples,
+    )
+
+
+def estimate_of_preprocessed(
+    model: _Estimated,
+    y: tf.Tensor,
+    log_det: tf.Tensor,
+    num_samples: int,
+    *,
+    proposal: str,
+    scale: tf.Tensor,
+    fit_seed: tf.Tensor,
+    seeds: Iterable[tf.Tensor],
+    latents_per_pass: int,
+) -> ImportanceEstimate:
+    """Estimates log p(y) + log_det of events that go through one pass.
+
+    Args:
+        model: The model.
+        y: Preprocessed events.
+        log_det: `[batch]`.
+        num_samples: K.
+        proposal: `"encoder"` or `"laplace"`.
+        scale: Of the proposal.
+        fit_seed: Of the search for a Laplace proposal.
+        seeds: Stateless seeds, one per repeat.
+        latents_per_pass: How many latents are decoded at once.
+    """
+    if proposal == "encoder":
+        fitted = model._encoder_proposal(y)
+    else:
+        encoder_scale = tf.constant(model.proposal_scale("encoder"), y.dtype)
+        fitted = model._laplace_proposal(y, encoder_scale, fit_seed)
+    return gather_weights(
+        functools.partial(model._log_weights, y, scale, fitted),
+        # A seed for each sample: how many go through one pass changes nothing.
+        (tf.random.split(seed, num_samples) for seed in seeds),
+        num_samples,
+        max(1, latents_per_pass // max(1, len(y))),
+        log_det,
     )
 
 

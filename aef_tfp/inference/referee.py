@@ -1,7 +1,6 @@
 """The referee of all estimates of log p(x): bounds from below and from above."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from aef_tfp.inference.annealed import (
     sigmoidal_schedule,
     tuned_step_sizes,
 )
-from aef_tfp.inference.importance import PROPOSALS, gather_weights
+from aef_tfp.inference.importance import PROPOSALS, estimate_of_preprocessed
 from aef_tfp.networks.batching import joined, pass_sizes
 
 __all__ = ["AnnealedEstimate", "Sandwich", "annealed_log_prob", "sandwich"]
@@ -402,10 +401,7 @@ def _importance(model, y, log_det, proposal, num_samples, seed):
     """What `importance_estimate` says of preprocessed events, `[batch]`."""
     y = tf.reshape(y, [-1, *model.event_shape])
     seed = fold_seed(seed, _PROPOSALS)
-    scale, encoder_scale = (
-        tf.constant(model.proposal_scale(name), y.dtype)
-        for name in (proposal, "encoder")
-    )
+    scale = tf.constant(model.proposal_scale(proposal), y.dtype)
     size = len(y)
     if proposal == "laplace":
         # The Jacobian's d columns are so many passes at once.
@@ -414,17 +410,17 @@ def _importance(model, y, log_det, proposal, num_samples, seed):
     for count in pass_sizes(len(y), size):
         part = y[start : start + count]
         own = fold_seed(seed[:2], seed[2] + start)
-        if proposal == "encoder":
-            fitted = model._encoder_proposal(part)
-        else:
-            fitted = model._laplace_proposal(part, encoder_scale, fold_seed(own, 0))
         parts.append(
-            gather_weights(
-                functools.partial(model._log_weights, part, scale, fitted),
-                [tf.random.split(fold_seed(own, 1), num_samples)],
-                num_samples,
-                max(1, model._latents_per_pass // count),
+            estimate_of_preprocessed(
+                model,
+                part,
                 log_det[start : start + count],
+                num_samples,
+                proposal=proposal,
+                scale=scale,
+                fit_seed=fold_seed(own, 0),
+                seeds=[fold_seed(own, 1)],
+                latents_per_pass=model._latents_per_pass,
             ).log_prob
         )
         start += count
