@@ -19,7 +19,7 @@ _STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 class Laplace(NamedTuple):
     """A Gaussian N(mode, P^-1) for each event.
 
-    Args:
+    Attributes:
         mode: `[batch, d]`.
         factor: A with A A' = P^-1, `[batch, d, d]`.
         log_det: log |det A|, `[batch]`.
