@@ -137,6 +137,7 @@ def test_a_preset_may_come_after_options():
             "--flow-units (both flows are none)",
         ),
         (["digits-vae-8", "--num-importance-samples=9"], "(it is for an iwae)"),
+        (["digits-vae-8", "--expansion-noise=0"], "(it is for an aef-linear)"),
         (
             ["digits-aef-center-8", "--num-samples=9"],
             "the likelihood of an aef-center is",
@@ -164,7 +165,7 @@ def test_every_option_is_read_by_some_run():
     names = [*RunConfig.__dataclass_fields__, "download"]
     runs = [
         RunConfig.of(get_preset("mnist-iwae-8"), noise_std=0.5),
-        RunConfig(dataset="folder", networks="residual"),
+        RunConfig(dataset="folder", networks="residual", model="aef-linear"),
     ]
     unread = [set(unread_by_run(config, names)) for config in runs]
     assert not set.intersection(*unread)

@@ -144,6 +144,11 @@ def check_denoising(names, printed):
     assert after < before
 
 
+def check_expansion_noise(names, printed):
+    model, images = names["model"], names["images"][1500:]
+    assert np.mean(names["bound"]) < np.mean(model.marginal_log_prob(images, 16))
+
+
 def check_tensorboard(names, printed):
     found = {path.parent.name for path in names["logs"].rglob("events.*")}
     assert found == {"train", "validation", "images"}
@@ -176,6 +181,7 @@ CHECKS = {
     "likelihoods.md": check_likelihoods,
     "referee.md": check_referee,
     "denoising.md": check_denoising,
+    "expansion-noise.md": check_expansion_noise,
     "tensorboard.md": check_tensorboard,
     "resuming.md": check_resuming,
     "large-models.md": check_large_models,
@@ -283,7 +289,11 @@ def test_commands_parse(command, arguments, tmp_path, monkeypatch, capsys):
     parse = tyro.cli
 
     def parse_and_stop(*args, **kwargs):
-        raise _Parsed(parse(*args, **kwargs))
+        values = parse(*args, **kwargs)
+        # A preset is found first, and what it says is then the default.
+        if getattr(kwargs.get("default"), "preset", None) == "" and not values.list:
+            return values
+        raise _Parsed(values)
 
     monkeypatch.setattr(tyro, "cli", parse_and_stop)
     with pytest.raises(_Parsed) as parsed:

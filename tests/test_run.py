@@ -283,6 +283,8 @@ def test_preset_names_say_what_they_are():
         both = (config.core_flow, config.prior_flow) == ("maf", "maf")
         ablations = ("-no-flows", "-only-core", "-only-posterior", "-only-prior")
         ends = ("",) if both else ablations
+        if config.expansion_noise:
+            ends = ("-noise",)
         assert name in [f"{config.dataset}-{config.model}-{size}{end}" for end in ends]
     assert get_preset("mnist-aef-linear-32").iterations == 100_000
 

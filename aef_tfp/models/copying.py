@@ -13,6 +13,7 @@ _OWN = {
     "core_flow",
     "posterior_flow",
     "expansion",
+    "expansion_noise",
     "proposal_scales",
     "num_importance_samples",
 }

@@ -20,6 +20,7 @@ from aef_tfp.engine.noise import (
 from aef_tfp.engine.tracing import traced
 from aef_tfp.engine.trainer import LikelihoodTrainer
 from aef_tfp.flows.base import build_for
+from aef_tfp.models.availability import available
 from aef_tfp.models.events import EventSpec
 from aef_tfp.models.files import Files
 from aef_tfp.models.intake import ADAPT_EXAMPLES, Intake
@@ -148,6 +149,10 @@ class EventModel(Intake, Files, LikelihoodTrainer):
                 f"{type(self).__name__!r} object has no attribute {name!r}"
             )
         raise AttributeError(f"{type(self).__name__} has no {name}; {instead}")
+
+    def __dir__(self) -> list[str]:
+        """Names of what works."""
+        return available(self, super().__dir__())
 
     @property
     def likelihood(self) -> Likelihood | None:

@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from aef_tfp.engine.noise import fold_seed, standard_normal
+from aef_tfp.models.availability import available_if
 from aef_tfp.models.copying import with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.marginal import Marginal
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision
-from aef_tfp.networks.batching import build_for_batches
+from aef_tfp.networks.batching import build_for_batches, in_passes
 from aef_tfp.networks.mode import call_network
 
 __all__ = ["ExpandedAEF"]
@@ -34,11 +37,22 @@ class ExpandedAEF(Marginal, EventModel):
     is *not* the likelihood: shrinking h raises it for free. `marginal_log_prob`
     estimates log p(x). Nothing limits the choice of encoder, decoder and prior.
 
+    With expansion noise s > 0 the core is a draw of
+
+        q(w | y) = N(h(y), s^2 I),     each feature of h standardized over the data
+
+    and training maximizes log p(x, w) - log q(w | x) of one draw: `elbo(x)`, on average
+    a lower bound of log p(x), which no scale of h changes. So s leads from the AEF, at
+    0, to a VAE of the same networks, whose noise is so large that h does not count.
+
     Args:
         event_shape: Shape of one event: `(H, W, C)` of images, `(n,)` of vectors.
         latent_dim: Number of latents d, and of features, at least 1.
         expansion: The map h: `"linear"` (flatten and one linear layer with bias), or
             any Keras layer or model from events to `[batch, latent_dim]`.
+        expansion_noise: s, a fraction of the spread of each feature over the data, at
+            least 0. Above 0 the features go through Keras's BatchNormalization, which
+            measures the spread: of the batch in training, its moving average elsewhere.
         encoder: Keras layer or model from events to features, or to (location, scale)
             of the latents; `"conv"` (the paper's small network), `"residual"` (its
             large one), `"dense"`, or None for the first on images and the last on
@@ -84,14 +98,12 @@ class ExpandedAEF(Marginal, EventModel):
     Reference: Silvestri, Roos, Ambrogioni, ICLR 2023, sections 3.2 and 3.3.
     """
 
-    # Of the order that tuning finds on MNIST.
-    _default_scales: ClassVar = {"encoder": 0.05, "laplace": 1.0}
-
     _instead: ClassVar[Mapping[str, str]] = {
         "log_prob": "use marginal_log_prob(x, num_samples) for an estimate of "
         "log p(x), or joint_log_prob(x) for the training objective log p(x, h(x)), "
-        "which is not a likelihood of x.",
-        "elbo": "its objective is joint_log_prob(x).",
+        "which is not a likelihood of x (with expansion noise: elbo(x), a bound).",
+        "elbo": "its objective is joint_log_prob(x), without expansion noise.",
+        "joint_log_prob": "its objective is elbo(x), with expansion noise.",
     }
 
     def __init__(
@@ -100,6 +112,7 @@ class ExpandedAEF(Marginal, EventModel):
         latent_dim: int,
         *,
         expansion: Any = "linear",
+        expansion_noise: float = 0.0,
         encoder: Any = None,
         decoder: Any = None,
         decoder_scale: str = "independent",
@@ -129,7 +142,25 @@ class ExpandedAEF(Marginal, EventModel):
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
         self._make_pair(prior_flow, core_flow, proposal_scales)
+        if not 0.0 <= expansion_noise < np.inf:
+            raise ValueError(
+                "expansion_noise must be a finite number of at least 0, got "
+                f"{expansion_noise!r}."
+            )
+        self.expansion_noise = float(expansion_noise)
         density = self.events.dtype
+        self._standardization = None
+        if self.expansion_noise:
+            # A feature of another spread than 1 would be free to escape the noise. Of
+            # a variance near `epsilon` it is not, so that must be small.
+            self._standardization = layer = keras.layers.BatchNormalization(
+                center=False,
+                scale=False,
+                epsilon=1e-6,
+                name="standardization",
+                dtype=density,
+            )
+            layer.build((None, self.latent_dim))
         self.expansion = _get_expansion(expansion, self.latent_dim, density)
         refuse_half_precision("expansion", self.expansion)
         build_for_batches(self.expansion, self.event_shape)
@@ -142,10 +173,15 @@ class ExpandedAEF(Marginal, EventModel):
         self._complete()
 
     def _parts(self):
-        return {**super()._parts(), "expansion": (self.expansion, self.event_shape)}
+        parts = {**super()._parts(), "expansion": (self.expansion, self.event_shape)}
+        if self._standardization is not None:
+            parts["standardization"] = (self._standardization, (self.latent_dim,))
+        return parts
 
     @classmethod
-    def from_vae(cls, vae: Marginal, expansion: Any = "linear") -> Self:
+    def from_vae(
+        cls, vae: Marginal, expansion: Any = "linear", expansion_noise: float = 0.0
+    ) -> Self:
         """Returns an AEF with copies of a VAE's networks and flows.
 
         The expansion takes the place of the noise, and the posterior flow, inverted,
@@ -154,6 +190,7 @@ class ExpandedAEF(Marginal, EventModel):
         Args:
             vae: A `VAE` or `IWAE`; it stays as it is.
             expansion: As in the constructor.
+            expansion_noise: As in the constructor.
 
         Example:
             >>> aef = ExpandedAEF.from_vae(vae)
@@ -162,13 +199,32 @@ class ExpandedAEF(Marginal, EventModel):
         """
         core_flow = keras.saving.serialize_keras_object(vae.core_flow)
         core_flow["config"]["name"] = "core_flow"
-        model = with_parts_of(cls, vae, core_flow=core_flow, expansion=expansion)
+        model = with_parts_of(
+            cls,
+            vae,
+            core_flow=core_flow,
+            expansion=expansion,
+            expansion_noise=expansion_noise,
+        )
         model.core_flow.set_weights(vae.core_flow.get_weights())
         return model
 
     @property
+    def _has_bound(self) -> bool:
+        return self.expansion_noise > 0.0
+
+    @property
     def likelihood(self) -> Likelihood:
-        """Training maximizes a joint density, which is no likelihood of x."""
+        """Training maximizes a joint density, or with expansion noise a bound."""
+        if self._has_bound:
+            return Likelihood(
+                "elbo",
+                self.elbo,
+                False,
+                "elbo_",
+                "one-sample ELBO with noise on h(x), a lower bound of log p(x)",
+                is_noisy=True,
+            )
         return Likelihood(
             "joint_log_prob",
             self.joint_log_prob,
@@ -177,8 +233,11 @@ class ExpandedAEF(Marginal, EventModel):
             "joint density log p(x, h(x)), no likelihood of x",
         )
 
+    @available_if(lambda model: not model._has_bound)
     def joint_log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
-        """Returns log p(x, h(x)), the training objective (eq. 10).
+        """Returns log p(x, h(x)), the training objective without expansion noise.
+
+        It is that of eq. 10.
 
         Args:
             x: `[batch, *event_shape]`: integers below `num_levels`, or floats, taken as
@@ -194,23 +253,54 @@ class ExpandedAEF(Marginal, EventModel):
         return self._of_events(self._objective_in_graph, x, seed)
 
     def _objective_of(self, inputs, targets, seed):
-        """Log p(x, h(x)) of dequantized events, nats, `[batch]`.
+        """Log p(x, w) - log q(w | x) of dequantized events, nats, `[batch]`.
 
-        Where the encoder sees noisy inputs, it is log p(x, h(inputs) | inputs): the
-        encoder's shift and scale are functions of the inputs, and the chain remains a
-        bijector of the pair.
+        Without expansion noise w is h(x), and there is no q. Where the encoder sees
+        noisy inputs, it is log p(x, h(inputs) | inputs): the encoder's shift and scale
+        are functions of the inputs, and the chain remains a bijector of the pair.
         """
         y, log_det = self._preprocess(targets)
         y_inputs = y if inputs is targets else self._preprocess(inputs)[0]
-        core, encoded = self._features(y_inputs), self.encoder(y_inputs)
-        return self.chain.log_prob(core, self._flat(y), encoded) + log_det
+        core, terms = self._core_of(y_inputs, fold_seed(seed, 0))
+        terms["preprocessing_log_det"] = log_det
+        encoded = self.encoder(y_inputs)
+        return self.chain.log_prob(core, self._flat(y), encoded) + sum(terms.values())
 
     def _features(self, y):
         """h(y), `[batch, d]`, in the dtype of densities."""
-        return tf.cast(call_network(self.expansion, y), self.events.dtype)
+        features = tf.cast(call_network(self.expansion, y), self.events.dtype)
+        if self._standardization is None:
+            return features
+        return call_network(self._standardization, features)
 
     def _core_of(self, y, seed):
-        return self._features(y), {}
+        features = self._features(y)
+        if seed is None or not self.expansion_noise:
+            return features, {}
+        epsilon = self._noise(tf.shape(y)[0], self.latent_dim, seed)
+        log_normal = standard_normal(self.latent_dim, y.dtype).log_prob(epsilon)
+        log_q = log_normal - self.latent_dim * float(np.log(self.expansion_noise))
+        return features + self.expansion_noise * epsilon, {"expansion_noise": -log_q}
+
+    def _default_scale(self, proposal):
+        if proposal == "laplace":
+            return 1.0
+        # That of q itself; without noise, of the order that tuning finds on MNIST.
+        return self.expansion_noise or 0.05
+
+    def _adapt_flows(self, y):
+        if self._standardization is not None:
+            self._measure_spread(self._standardization, y)
+        super()._adapt_flows(y)
+
+    def _measure_spread(self, layer: Any, y: tf.Tensor) -> None:
+        """Gives the standardization what each step will measure."""
+        features = in_passes(
+            lambda part: call_network(self.expansion, part), y, self._events_per_pass
+        )
+        mean, variance = tf.nn.moments(tf.cast(features, self.events.dtype), axes=[0])
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
 
 
 def _get_expansion(identifier: Any, latent_dim: int, dtype: Any) -> keras.layers.Layer:

@@ -1,6 +1,5 @@
 """Models whose likelihood is an integral over latents, and estimated."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from aef_tfp.inference.importance import (
     laplace_proposal,
 )
 from aef_tfp.inference.laplace import Laplace
+from aef_tfp.models.availability import available_if
 from aef_tfp.models.chain import WholeShell
 from aef_tfp.models.chained import Chained
 
@@ -38,9 +38,6 @@ class Marginal(Chained):
 
     estimates: ClassVar[bool] = True
 
-    # Scales of proposals that were not tuned.
-    _default_scales: ClassVar[Mapping[str, float]] = {"encoder": 1.0, "laplace": 1.0}
-
     def _make_pair(self, prior_flow: Any, core_flow: Any, proposal_scales: Any) -> None:
         """Makes the chain of a constructor's arguments, and keeps tuned scales."""
         self._make_chain(prior_flow, core_flow, WholeShell(self.event_shape))
@@ -58,12 +55,40 @@ class Marginal(Chained):
         """Distribution over (latents z `[d]`, preprocessed event `[N]`)."""
         return self.chain.latent_distribution
 
+    @property
+    def _has_bound(self) -> bool:
+        """Whether training maximizes a lower bound of log p(x)."""
+        return True
+
     # What users ask for.
+
+    @available_if(lambda model: model._has_bound)
+    def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+        """Returns the bound that training maximizes: of one sample, or of K.
+
+        A `VAE` and an `IWAE` have it, and an `ExpandedAEF` with expansion noise.
+
+        Args:
+            x: As in `marginal_log_prob`.
+            seed: Seed of the dequantization and of the model's own noise; None draws a
+                new one.
+
+        Returns:
+            Nats per event, `[batch]`: on average a lower bound of log p(x).
+
+        Raises:
+            ValueError: If `x` does not fit the model.
+        """
+        return self._of_events(self._objective_in_graph, x, seed)
 
     def proposal_scale(self, proposal: str = "encoder") -> float:
         """Returns the tuned scale of a proposal, or the default of an untuned one."""
         check_proposal(proposal)
-        return float(self.proposal_scales.get(proposal, self._default_scales[proposal]))
+        return float(self.proposal_scales.get(proposal, self._default_scale(proposal)))
+
+    def _default_scale(self, proposal: str) -> float:
+        """The scale of a proposal that was not tuned."""
+        return 1.0
 
     def set_proposal_scale(self, proposal: str, scale: float) -> None:
         """Sets the scale that estimates use unless told otherwise; it is saved.

@@ -96,21 +96,6 @@ class Variational(Marginal):
     # What its numbers are called.
     _bound_name: ClassVar[str] = "elbo"
 
-    def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
-        """Returns the bound that training maximizes: of one sample, or of K.
-
-        Args:
-            x: As in `marginal_log_prob`.
-            seed: Seed of the dequantization and of epsilon; None draws a new one.
-
-        Returns:
-            Nats per event, `[batch]`: on average a lower bound of log p(x).
-
-        Raises:
-            ValueError: If `x` does not fit the model.
-        """
-        return self._of_events(self._objective_in_graph, x, seed)
-
     def _objective_of(self, inputs, targets, seed):
         """Log mean of importance weights of the targets, posterior of the inputs."""
         y, log_det = self._preprocess(targets)

@@ -79,7 +79,13 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
                     **shared,
                 )
         elif config.model == "aef-linear":
-            model = ExpandedAEF(shape, latent_dim, core_flow=core_flow, **shared)
+            model = ExpandedAEF(
+                shape,
+                latent_dim,
+                expansion_noise=config.expansion_noise,
+                core_flow=core_flow,
+                **shared,
+            )
         else:
             model = PartitionedAEF(
                 shape,

@@ -33,6 +33,9 @@ ModelName = Literal[
     "autoencoder",
     "pixel-maf",
 ]
+# Of the presets that end in -noise.
+_EXPANSION_NOISE = 0.2
+
 # The models of Table 7.
 _ABLATED = ("celebahq32-aef-linear-128", "celebahq32-vae-128")
 
@@ -54,6 +57,7 @@ _OF_WEIGHTS = (
     "flow_layers",
     "flow_units",
     "decoder_scale",
+    "expansion_noise",
     "noise_std",
     "denoising_target",
     "seed",
@@ -113,6 +117,10 @@ class RunSettings:
 
     decoder_scale: Literal["independent", "dependent", "fixed"] = "independent"
     """Scale of the deviations: one weight per pixel, a decoder output, or 1."""
+
+    expansion_noise: float = 0.0
+    """Noise on the linear features, as a fraction of their spread; with it the
+    objective bounds log p(x); 0 is the paper's AEF."""
 
     num_importance_samples: int = 5
     """Samples per image of an IWAE's objective."""
@@ -218,7 +226,13 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {value}.")
-        for name in ("save_interval", "patience", "seed", "noise_std"):
+        for name in (
+            "save_interval",
+            "patience",
+            "seed",
+            "noise_std",
+            "expansion_noise",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be at least 0, got {value}.")
@@ -287,7 +301,7 @@ class RunConfig(RunSettings):
 
 
 # What a run directory of an older version does not say.
-_LATER_FIELDS = ("bit_depth",)
+_LATER_FIELDS = ("bit_depth", "expansion_noise")
 
 # Its annotations are the narrower ones.
 CHOSEN: tuple[str, ...] = tuple(RunConfig.__annotations__)
@@ -402,6 +416,10 @@ def _presets() -> dict[str, RunSettings]:
             for latent_dim in info.latent_dims:
                 name = f"{dataset}-{model}-{latent_dim}"
                 presets[name] = kind(model=model, latent_dim=latent_dim, **shared)
+                if model == "aef-linear":
+                    presets[f"{name}-noise"] = dataclasses.replace(
+                        presets[name], expansion_noise=_EXPANSION_NOISE
+                    )
                 if name in _ABLATED:
                     for end, config in _ablations(presets[name]).items():
                         presets[f"{name}-{end}"] = config
@@ -420,7 +438,7 @@ def get_preset(name: str) -> RunSettings:
 
     A pixel MAF has its sizes in place of latents, as in `mnist-pixel-maf-4x256`. The
     ablations of Table 7 end in `-no-flows`, `-only-prior`, and `-only-core` of an AEF,
-    `-only-posterior` of a VAE.
+    `-only-posterior` of a VAE. Linear AEFs with expansion noise end in `-noise`.
 
     A preset of a named data set is a `RunConfig`, with the numbers of the paper. Those
     of `folder` and `npz` leave to your images what depends on them.

@@ -82,6 +82,10 @@ _RUN_RULES = (
         lambda c: "" if c.model == "iwae" else "it is for an iwae",
     ),
     _Rule(
+        ("expansion_noise",),
+        lambda c: "" if c.model == "aef-linear" else "it is for an aef-linear",
+    ),
+    _Rule(
         ("denoising_target",),
         lambda c: "" if c.noise_std else "without --noise-std no image is noisy",
     ),
@@ -205,6 +209,11 @@ def check_use(settings: "RunSettings") -> None:
         raise ValueError(
             "rematerialize is for the residual networks, which this model has not: "
             "leave it out."
+        )
+    if settings.expansion_noise and settings.model != "aef-linear":
+        raise ValueError(
+            f"expansion_noise is {settings.expansion_noise:g}, but it is for an "
+            f"aef-linear, not {_a(settings.model)}: leave it out."
         )
     for name in ("bit_depth", "skip_unreadable"):
         if getattr(settings, name) and settings.dataset != "folder":

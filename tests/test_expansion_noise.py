@@ -1,0 +1,188 @@
+"""Noise on the expansion: the bound, its closed form, and no free scale."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import multivariate_normal
+
+from aef_tfp.engine.noise import stateless_seed
+from aef_tfp.models import VAE, ExpandedAEF
+from aef_tfp.networks.mode import training_mode
+
+SCALE = 0.7
+
+
+def dense(units, size):
+    layer = keras.layers.Dense(units, bias_initializer="normal", dtype="float64")
+    return keras.Sequential([keras.Input((size,), dtype="float64"), layer])
+
+
+def linear_gaussian(noise, size=5, latent_dim=2):
+    """A model of linear maps: p(z) = N(0, I), p(y | z) = N(A z + b, I)."""
+    location = dense(latent_dim, size)
+    means = location.outputs[0]
+    scale = keras.layers.Rescaling(0.0, SCALE, dtype="float64")(means)
+    return ExpandedAEF(
+        (size,),
+        latent_dim,
+        expansion=dense(latent_dim, size),
+        expansion_noise=noise,
+        encoder=keras.Model(location.inputs, [means, scale]),
+        decoder=dense(size, latent_dim),
+        decoder_scale="fixed",
+        core_flow="none",
+        prior_flow="none",
+        num_levels=None,
+        dtype="float64",
+    )
+
+
+def set_spread(model, mean, variance):
+    model._standardization.moving_mean.assign(mean)
+    model._standardization.moving_variance.assign(variance)
+
+
+def affine(network):
+    kernel, bias = network.get_weights()
+    return kernel.T, bias
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 3.0])
+def test_the_objective_is_the_bound_of_a_linear_gaussian_model(noise, rng):
+    model = linear_gaussian(noise)
+    mean, variance = rng.normal(size=2), rng.uniform(0.5, 2.0, size=2)
+    set_spread(model, mean, variance)
+    y = rng.normal(size=5)
+
+    # log p(y) - KL(q || p(z | y)), of Gaussians.
+    a, b = affine(model.decoder.network)
+    log_p = multivariate_normal(b, a @ a.T + np.eye(5)).logpdf(y)
+    precision = np.eye(2) + a.T @ a
+    posterior_mean = np.linalg.solve(precision, a.T @ (y - b))
+    w, c = affine(model.expansion)
+    v, e = affine(model.encoder.network)
+    features = (w @ y + c - mean) / np.sqrt(variance + 1e-6)
+    gap = (v @ y + e) + SCALE * features - posterior_mean
+    spread = (SCALE * noise) ** 2 * np.eye(2)
+    divergence = 0.5 * (
+        np.trace(precision @ spread)
+        + gap @ precision @ gap
+        - 2
+        - np.linalg.slogdet(spread)[1]
+        - np.linalg.slogdet(precision)[1]
+    )
+
+    values = model.elbo(np.tile(y, (40_000, 1)), seed=1).numpy()
+    error = values.std() / np.sqrt(len(values))
+    assert error < 0.02 * max(1.0, divergence)
+    assert abs(values.mean() - (log_p - divergence)) < 4 * error
+    # Where q is the posterior, each draw would give log p(y) itself; K draws approach.
+    estimate = model.marginal_log_prob(y[None], 4096, proposal="laplace", seed=1)
+    np.testing.assert_allclose(estimate, [log_p], atol=1e-6)
+
+
+def test_terms_add_up_to_the_bound(rng):
+    model = linear_gaussian(0.3)
+    y = rng.normal(size=(4, 5))
+    terms = model.objective_terms(y, seed=2)
+    assert "expansion_noise" in terms
+    np.testing.assert_allclose(sum(terms.values()), model.elbo(y, seed=2), rtol=1e-12)
+
+
+def scaled(model, factor):
+    model.expansion.set_weights([factor * w for w in model.expansion.get_weights()])
+    return model
+
+
+def test_the_scale_of_the_features_is_not_free(rng):
+    y = tf.constant(rng.normal(size=(64, 5)))
+
+    def slope(noise):
+        """Derivative of the training objective by the logarithm of h's scale."""
+        model = linear_gaussian(noise)
+        weights = [w.value for w in model.expansion.trainable_variables]
+        with tf.GradientTape() as tape, training_mode():
+            objective = model._objective_of(y, y, stateless_seed(0))
+            total = tf.reduce_mean(objective)
+        gradients = tape.gradient(total, weights)
+        return sum(
+            float(tf.reduce_sum(g * w)) for g, w in zip(gradients, weights, strict=True)
+        )
+
+    # Of the features' variance, 1e-6 is not standardized.
+    assert abs(slope(0.3)) < 1e-4
+    assert abs(slope(0.0)) > 0.1
+
+
+def test_adapting_measures_the_spread_that_steps_see(rng):
+    model = scaled(linear_gaussian(0.2), 50.0)
+    y = rng.normal(loc=3.0, size=(256, 5))
+    model.adapt(y)
+    features = model._features(model._preprocess(tf.constant(y))[0]).numpy()
+    np.testing.assert_allclose(features.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(features.std(axis=0), 1.0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(digit_images):
+    model = ExpandedAEF(
+        (8, 8, 1),
+        2,
+        expansion_noise=0.2,
+        encoder="dense",
+        decoder="dense",
+        core_flow="none",
+        prior_flow="none",
+        num_levels=17,
+    )
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(digit_images[:512], batch_size=64, epochs=12, verbose=0)
+    return model
+
+
+def test_training_keeps_the_spread_at_one(trained, digit_images):
+    before = ExpandedAEF.from_config(trained.get_config())
+    y = trained._preprocess(trained.dequantize(digit_images[:512], seed=None))[0]
+    spread = trained._features(y).numpy().std(axis=0)
+    np.testing.assert_allclose(spread, 1.0, atol=0.15)
+    assert not np.allclose(before._features(y).numpy().std(axis=0), 1.0, atol=0.15)
+
+
+def test_a_saved_model_is_the_same(trained, digit_images, tmp_path):
+    trained.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.expansion_noise == 0.2
+    x = digit_images[:8]
+    np.testing.assert_array_equal(loaded.elbo(x, seed=1), trained.elbo(x, seed=1))
+
+
+def test_the_methods_are_those_of_a_bound(trained):
+    assert trained.likelihood.name == "elbo"
+    assert trained.likelihood.function == trained.elbo
+    assert trained.bits_per_dim_name == "elbo_bits_per_dim"
+    assert "elbo" in dir(trained)
+    assert "joint_log_prob" not in dir(trained)
+    with pytest.raises(AttributeError, match="its objective is elbo"):
+        trained.joint_log_prob  # noqa: B018
+    assert trained.proposal_scale("encoder") == 0.2
+
+
+def test_encodings_have_no_noise(trained, digit_images):
+    x = digit_images[:4]
+    np.testing.assert_array_equal(trained.encode(x), trained.encode(x))
+
+
+def test_copies_of_a_vae_may_have_noise(digit_images):
+    vae = VAE((8, 8, 1), 2, encoder="dense", decoder="dense", num_levels=17)
+    model = ExpandedAEF.from_vae(vae, expansion_noise=0.5)
+    assert model.expansion_noise == 0.5
+    back = VAE.from_aef(model)
+    x = digit_images[:4]
+    np.testing.assert_allclose(back.elbo(x, seed=1), vae.elbo(x, seed=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_other_noise_is_refused(noise):
+    with pytest.raises(ValueError, match=r"expansion_noise must be .* got"):
+        ExpandedAEF((4,), 1, expansion_noise=noise)
