@@ -8,18 +8,23 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aef_tfp.files import locked, replace_text
+import numpy as np
+
+from aef_tfp.files import locked, replace_file, replace_text
 from aef_tfp.saved import DamagedFile, read_fields, read_json
 
 __all__ = [
     "Record",
     "append_records",
     "comparison",
+    "differences",
     "digest_of",
     "library_versions",
     "read_records",
@@ -63,6 +68,9 @@ class Record:
         seed: Seed of the noise.
         iteration: Training iterations behind the model; None if unknown.
         versions: Versions of the libraries.
+        per_image: The number of each image, `[num_images]`, of which `value` is the
+            mean; None where it was not kept. Paired differences need it.
+        per_image_file: Where in the run directory `append_records` has kept it.
     """
 
     name: str
@@ -83,6 +91,8 @@ class Record:
     seed: int = 0
     iteration: int | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+    per_image: Any = dataclasses.field(default=None, repr=False, compare=False)
+    per_image_file: str | None = None
 
 
 def digest_of(images: Any) -> str:
@@ -116,7 +126,7 @@ def _read(run_dir: Path) -> list[tuple[dict[str, Any], Record]]:
     entries = read_json(path, advice, what)
     if not isinstance(entries, list):
         raise DamagedFile(path, f"is no {what}", advice)
-    known = {field.name for field in dataclasses.fields(Record)}
+    known = {field.name for field in dataclasses.fields(Record)} - {"per_image"}
     found = []
     for entry in entries:
         ours = entry
@@ -131,6 +141,8 @@ def _read(run_dir: Path) -> list[tuple[dict[str, Any], Record]]:
 def append_records(run_dir: str | Path, records: Sequence[Record]) -> None:
     """Appends records to a run's metrics.json; the file is replaced in one step.
 
+    Log-densities and bits per dimension of each image go into a file beside it.
+
     Of several processes that do it at once, none loses the records of another.
 
     Raises:
@@ -142,9 +154,94 @@ def append_records(run_dir: str | Path, records: Sequence[Record]) -> None:
     options: dict[str, Any] = {"doing": "writing metrics.json of", "wait_seconds": 60.0}
     with locked(run_dir, ".metrics.lock", **options):
         entries = [entry for entry, _ in _read(run_dir)]
-        entries += [dataclasses.asdict(record) for record in records]
+        kept = _keep_per_image(run_dir, records)
+        for record in records:
+            entry = vars(record) | {"per_image_file": kept.get(record.name)}
+            del entry["per_image"]
+            entries.append(entry)
         text = json.dumps(entries, indent=2) + "\n"
         replace_text(run_dir / "metrics.json", text)
+
+
+def _keep_per_image(run_dir: Path, records: Sequence[Record]) -> dict[str, str]:
+    """Writes the numbers of each image; returns the file's name by that of a record."""
+    arrays = {
+        record.name: np.asarray(record.per_image)
+        for record in records
+        if record.per_image is not None and _unit(record.name)
+    }
+    if not arrays:
+        return {}
+    number = 1
+    # metrics.json may have begun anew.
+    while (path := run_dir / "per-image" / f"{number}.npz").exists():
+        number += 1
+    replace_file(path, lambda aside: np.savez(aside, allow_pickle=False, **arrays))
+    return dict.fromkeys(arrays, str(path.relative_to(run_dir)))
+
+
+def _per_image(run_dir: Path, record: Record) -> np.ndarray:
+    """Reads the numbers of each image, which were kept."""
+    path = run_dir / (record.per_image_file or "")
+    advice = "evaluate again"
+    if not path.is_file():
+        raise DamagedFile(path, "is gone", advice)
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            values = arrays[record.name]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DamagedFile(path, f"cannot be read: {error}", advice) from None
+    if values.shape != (record.num_images,):
+        raise DamagedFile(path, f"has the shape {values.shape}", advice)
+    return values
+
+
+def differences(runs: Mapping[str, Path]) -> str:
+    """Returns how the numbers of runs differ from those of the first, image by image.
+
+    The standard error of a mean over images is mostly that of the images: some are
+    easier than others, for every model. That of the mean difference is what two models
+    differ by, and much smaller. Only what was evaluated on equal images, by one
+    estimator and with one seed is paired.
+
+    Args:
+        runs: Run directories by the name of their run, two or more.
+
+    Returns:
+        Lines for the terminal; "" if nothing can be paired.
+
+    Raises:
+        DamagedFile: If metrics.json, or a file of numbers per image, is damaged.
+    """
+    (first, first_dir), *others = runs.items()
+
+    def newest(run: str, run_dir: Path) -> dict[tuple, Record]:
+        return {
+            (record.seed, *_key(record, run)): record
+            for record in read_records(run_dir)
+            if record.per_image_file
+        }
+
+    base = newest(first, first_dir)
+    rows: list[tuple[str, ...]] = []
+    for key, theirs in base.items():
+        for run, run_dir in others:
+            ours = newest(run, run_dir).get(key)
+            if ours is None:
+                continue
+            gap = _per_image(run_dir, ours) - _per_image(first_dir, theirs)
+            error = gap.std(ddof=1) / math.sqrt(len(gap))
+            value = f"{gap.mean():+.4f} +- {error:.4f} {_unit(ours.name)}"
+            rows.append((run, _row(ours), value))
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    title = f"minus {first}, mean of the differences of each image:"
+    return "\n".join([title, *map(str.rstrip, lines)])
 
 
 def summary(records: Sequence[Record]) -> str:

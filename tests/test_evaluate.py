@@ -269,7 +269,65 @@ def test_runs_are_compared_side_by_side(trained, data_dir, capsys):
     value = next(e for e in read(first) if e["name"] == "bits_per_dim")["value"]
     assert f"{value:.4f} +- " in exact
     assert exact.rstrip().endswith("-")
+    # They share no quantity, so nothing is paired.
     assert lines[-1].split() == ["iterations", "2", "2"]
+    again = trained("aef-corner", "--noise-std=0")
+    assert evaluate.main(["--compare", str(first), str(again)]) == 0
+    differences = capsys.readouterr().out.partition("minus aef-corner, ")[2]
+    assert "aef-corner-noise-std=0  log_prob (test, 300 images)" in differences
+
+
+def kept(run_dir, values, **changes):
+    """Records of a run whose numbers per image are kept."""
+    facts = {"split": "test", "estimator": "exact", "images": "0123abcd", **changes}
+    found = records_of_means({"log_prob": np.asarray(values)}, **facts)
+    run_dir.mkdir(exist_ok=True)
+    metrics.append_records(run_dir, found)
+    return run_dir
+
+
+def test_differences_are_those_of_each_image(tmp_path, rng):
+    images = 100.0 * rng.normal(size=50)
+    gaps = rng.normal(2.0, 0.1, size=50)
+    first = kept(tmp_path / "a", images)
+    kept(first, images - 70.0, split="validation")
+    second = kept(tmp_path / "b", rng.normal(size=50))  # not the newest
+    kept(second, images + gaps)
+    # Of other images, or other noise on them, nothing says which is which.
+    third = kept(tmp_path / "c", images, images="4567abcd")
+    kept(third, images, seed=1)
+    text = metrics.differences({"a": first, "b": second, "c": third})
+    title, line = text.splitlines()
+    assert title.startswith("minus a, ")
+    error = gaps.std(ddof=1) / np.sqrt(50)
+    assert line.split()[-4:] == [
+        f"{gaps.mean():+.4f}",
+        "+-",
+        f"{error:.4f}",
+        "nats/image",
+    ]
+    assert line.startswith("b  log_prob (test, 50 images)")
+    assert metrics.differences({"a": first, "c": third}) == ""
+    # metrics.json alone is as readable as before.
+    assert "per_image" not in read(first)[0]
+    assert all(r.per_image is None for r in metrics.read_records(first))
+
+
+def test_numbers_per_image_that_are_gone_or_damaged_are_named(tmp_path):
+    first, second = (kept(tmp_path / name, [1.0, 2.0, 4.0]) for name in "ab")
+    file = second / "per-image" / "1.npz"
+    whole = file.read_bytes()
+    for content in (b"", whole[:40]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"1\.npz cannot be read"):
+            metrics.differences({"a": first, "b": second})
+    file.unlink()
+    with pytest.raises(ValueError, match=r"1\.npz is gone\. Evaluate again"):
+        metrics.differences({"a": first, "b": second})
+    # metrics.json was moved away: the next numbers take no name that is taken.
+    (first / "metrics.json").unlink()
+    kept(first, [5.0, 6.0])
+    assert {path.name for path in (first / "per-image").iterdir()} == {"1.npz", "2.npz"}
 
 
 def test_images_are_judged_as_a_file_would_hold_them():

@@ -76,6 +76,7 @@ def test_run_directory_is_complete(finished):
         "environment.json",
         "history.csv",
         "metrics.json",
+        "per-image",
         "reconstructions.png",
         "samples.png",
         "tensorboard",

@@ -410,6 +410,7 @@ def test_an_evaluation_leaves_alone_what_the_training_writes(
         "checkpoints",
         "config.json",
         "metrics.json",
+        "per-image",
         "proposal-scales.json",
     }
 

@@ -42,6 +42,7 @@ def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Rec
                 value=float(array.mean()),
                 standard_error=error,
                 num_images=len(array),
+                per_image=array,
                 **facts,
             )
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from aef_tfp.data import check_source
-from aef_tfp.records import comparison, read_records, summary
+from aef_tfp.records import comparison, differences, read_records, summary
 from aef_tfp.runs.command_line import named_options, parse, run_command
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.unread import refuse_unread, unread_by_evaluation
@@ -19,8 +19,8 @@ DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
 
 Likelihoods are exact where the model has one, and importance-sampling estimates
 otherwise. Everything goes to the run's metrics.json with what it is, and is printed.
-With --compare, the newest numbers of several runs are printed side by side, and nothing
-is evaluated."""
+With --compare, the newest numbers of several runs are printed side by side, with their
+differences from those of the first, image by image, and nothing is evaluated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,9 @@ def _compare(runs: Sequence[Path]) -> int:
                 f"{as_typed('evaluate', run)}"
             )
     print(comparison(columns))
+    names = dict(zip(columns, runs, strict=True))
+    if len(runs) > 1 and (paired := differences(names)):
+        print(f"\n{paired}")
     return 0
 
 
