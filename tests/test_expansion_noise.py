@@ -43,6 +43,11 @@ def set_spread(model, mean, variance):
     model._standardization.moving_variance.assign(variance)
 
 
+def features_of(model, y, training=False):
+    with training_mode(training):
+        return model._features(model._preprocess(tf.constant(y))[0]).numpy()
+
+
 def affine(network):
     kernel, bias = network.get_weights()
     return kernel.T, bias
@@ -119,9 +124,12 @@ def test_adapting_measures_the_spread_that_steps_see(rng):
     model = scaled(linear_gaussian(0.2), 50.0)
     y = rng.normal(loc=3.0, size=(256, 5))
     model.adapt(y)
-    features = model._features(model._preprocess(tf.constant(y))[0]).numpy()
+    features = features_of(model, y)
     np.testing.assert_allclose(features.mean(axis=0), 0.0, atol=1e-9)
     np.testing.assert_allclose(features.std(axis=0), 1.0, atol=1e-5)
+    # A step sees an event the same, whichever others are in its batch.
+    part = features_of(model, y[:4], training=True)
+    np.testing.assert_allclose(part, features[:4], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +153,8 @@ def test_training_keeps_the_spread_at_one(trained, digit_images):
     before = ExpandedAEF.from_config(trained.get_config())
     y = trained._preprocess(trained.dequantize(digit_images[:512], seed=None))[0]
     spread = trained._features(y).numpy().std(axis=0)
-    np.testing.assert_allclose(spread, 1.0, atol=0.15)
-    assert not np.allclose(before._features(y).numpy().std(axis=0), 1.0, atol=0.15)
+    np.testing.assert_allclose(spread, 1.0, atol=0.25)
+    assert not np.allclose(before._features(y).numpy().std(axis=0), 1.0, atol=0.25)
 
 
 def test_a_saved_model_is_the_same(trained, digit_images, tmp_path):

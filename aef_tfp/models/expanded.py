@@ -51,8 +51,8 @@ class ExpandedAEF(Marginal, EventModel):
         expansion: The map h: `"linear"` (flatten and one linear layer with bias), or
             any Keras layer or model from events to `[batch, latent_dim]`.
         expansion_noise: s, a fraction of the spread of each feature over the data, at
-            least 0. Above 0 the features go through Keras's BatchNormalization, which
-            measures the spread: of the batch in training, its moving average elsewhere.
+            least 0. Above 0 the features go through Keras's BatchNormalization with
+            `renorm`, which keeps a moving average of the spread.
         encoder: Keras layer or model from events to features, or to (location, scale)
             of the latents; `"conv"` (the paper's small network), `"residual"` (its
             large one), `"dense"`, or None for the first on images and the last on
@@ -152,11 +152,14 @@ class ExpandedAEF(Marginal, EventModel):
         self._standardization = None
         if self.expansion_noise:
             # A feature of another spread than 1 would be free to escape the noise. Of
-            # a variance near `epsilon` it is not, so that must be small.
+            # a variance near `epsilon` it is not, so that must be small. Features are
+            # divided by moving averages in training, too, and the batch serves for the
+            # gradient alone: its mean errs by more than a small noise is wide.
             self._standardization = layer = keras.layers.BatchNormalization(
                 center=False,
                 scale=False,
                 epsilon=1e-6,
+                renorm=True,
                 name="standardization",
                 dtype=density,
             )
@@ -299,7 +302,11 @@ class ExpandedAEF(Marginal, EventModel):
             lambda part: call_network(self.expansion, part), y, self._events_per_pass
         )
         mean, variance = tf.nn.moments(tf.cast(features, self.events.dtype), axes=[0])
-        layer.moving_mean.assign(mean)
+        deviation = tf.sqrt(variance + layer.epsilon)
+        for averages in (layer.moving_mean, layer.renorm_mean):
+            averages.assign(mean)
+        for averages in (layer.moving_stddev, layer.renorm_stddev):
+            averages.assign(deviation)
         layer.moving_variance.assign(variance)
 
 
