@@ -1,5 +1,7 @@
 """One update of all weights does what Keras's optimizers do weight by weight."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -28,6 +30,10 @@ FLAT = {
     "Adam, both": lambda: optimizers.Adam(
         0.1, gradient_accumulation_steps=2, global_clipnorm=0.5
     ),
+    "Adam, EMA": lambda: optimizers.Adam(0.1, use_ema=True, ema_momentum=0.7),
+    "SGD, EMA, accumulation": lambda: optimizers.SGD(
+        0.1, use_ema=True, ema_momentum=0.7, gradient_accumulation_steps=2
+    ),
     "AdamW": lambda: optimizers.AdamW(0.1, weight_decay=0.1),
     "Adadelta": lambda: optimizers.Adadelta(1.0),
     "Adagrad": lambda: optimizers.Adagrad(0.1),
@@ -49,7 +55,9 @@ class MyAdam(keras.optimizers.Adam):
 
 
 BY_WEIGHT = {
-    "EMA": lambda: optimizers.Adam(0.1, use_ema=True, ema_overwrite_frequency=2),
+    "EMA that overwrites": lambda: optimizers.Adam(
+        0.1, use_ema=True, ema_overwrite_frequency=2
+    ),
     "decay with exclusions": excluding,
     "clipping by weight": lambda: optimizers.Adam(0.1, clipnorm=0.1),
     "clipping of sums by weight": lambda: optimizers.Adam(
@@ -85,9 +93,8 @@ def updated(update, variables, num_steps=6, missing=()):
 
 def in_one(update):
     def step(gradients, variables):
-        update.gather()
-        update.apply(gradients, variables)
-        update.spread(gradients, variables)
+        with update.around(gradients, variables):
+            update.apply(gradients, variables)
 
     return step
 
@@ -103,6 +110,31 @@ def test_it_is_kerass_update(name):
     expected = updated(optimizer().apply, variables)
     assert largest_difference(got, expected) < 1e-6
     assert largest_difference(got, start) > 1e-3
+
+
+@pytest.mark.parametrize("missing", [(), (1,)])
+@pytest.mark.parametrize("name", ["Adam, EMA", "SGD, EMA, accumulation"])
+def test_averages_are_kerass(name, missing):
+    variables, optimizer = made(), FLAT[name]()
+    update = update_of(optimizer, variables)
+    got = weights_of(variables), weights_of(optimizer._model_variables_moving_average)
+    assert not any(value.any() for value in got[1])
+    updated(in_one(update), variables, missing=missing)
+    got = weights_of(optimizer._model_variables_moving_average)
+    others, plain = made(), FLAT[name]()
+    plain.build(others)
+    with contextlib.ExitStack() as stack:
+        if missing:
+            told = pytest.warns(UserWarning, match="Gradients do not exist")
+            stack.enter_context(told)
+        updated(plain.apply, others, missing=missing)
+    expected = weights_of(plain._model_variables_moving_average)
+    assert largest_difference(got, expected) < 1e-6
+    assert largest_difference(got, weights_of(variables)) > 1e-3
+    # Another compilation goes on with them.
+    update_of(optimizer, variables)
+    again = weights_of(optimizer._model_variables_moving_average)
+    assert largest_difference(got, again) == 0.0
 
 
 def weights_of(variables):
@@ -213,7 +245,7 @@ def test_a_layer_unfrozen_after_compile_wants_another_compilation():
         model.fit(FLOATS[:32], verbose=0)
 
 
-@pytest.mark.parametrize("kind", ["Adam", "EMA"])
+@pytest.mark.parametrize("kind", ["Adam", "Adam, EMA", "EMA that overwrites"])
 def test_the_state_is_saved_and_resumed_exactly(kind, tmp_path):
     make = {**FLAT, **BY_WEIGHT}[kind]
     keras.utils.set_random_seed(0)

@@ -31,6 +31,11 @@ class Checkpoints(keras.callbacks.Callback):
     While the last validation was not finite, or updates are being skipped, it writes
     nothing: each checkpoint would push out one that was good.
 
+    If the optimizer keeps moving averages (`use_ema`), they are in the checkpoints
+    beside the weights in training. Where a callback before this one has them validated
+    (`AveragedWeights`, or Keras's `SwapEMAWeights()`), they are the weights of
+    `best.keras`.
+
     Of several workers the chief alone reads and writes.
 
     Args:
@@ -125,13 +130,17 @@ class Checkpoints(keras.callbacks.Callback):
     def save(self) -> None:
         """Writes a checkpoint of the present iteration, unless there is one.
 
-        It writes none while training goes wrong (see the class).
+        It writes none while training goes wrong (see the class), or while the model has
+        averages for weights, as in a validation of them.
         """
         self._save()
 
     def _save(self, saved: Path | None = None) -> None:
         goes_wrong = self._bad_validations > 0 or self.model.is_skipping
         if self._saved == self.iteration or goes_wrong:
+            return
+        if self.model.averages.are_in_model:
+            # They would be taken for the weights in training.
             return
         # After an epoch the means are those of its validation. Else the workers'
         # metrics are summed, so all of them take part.
@@ -168,8 +177,15 @@ class Checkpoints(keras.callbacks.Callback):
 
         Raises:
             ValueError: If `fit` was given no validation data, and a loss of those is
-                what decides on the best model.
+                what decides on the best model; or if the weights in training are not in
+                the model where they are to be saved.
         """
+        if self.model.averages.stay_after_epoch:
+            raise ValueError(
+                "SwapEMAWeights(swap_on_epoch=True) has taken the weights in training "
+                "out of the model when Checkpoints saves them: use "
+                "aef_tfp.callbacks.AveragedWeights() in its place."
+            )
         if self.monitor.startswith("val_") and not getattr(
             self.model, "is_validated", True
         ):
@@ -218,8 +234,11 @@ class Checkpoints(keras.callbacks.Callback):
                 label = {"iteration": self.iteration, self.monitor: float(value)}
                 label |= self.facts
                 size = size_in_bytes(self.model)
-                save_best(self.model, self.best_path, label, size)
-        self._save(self.best_path if is_best else None)
+                with self.model.averages.validated():
+                    save_best(self.model, self.best_path, label, size)
+        # What was validated may not be what is trained.
+        is_same = is_best and not self.model.averages.were_validated
+        self._save(self.best_path if is_same else None)
         self._check_divergence(value)
         if self._patience_ended(self.iteration):
             self.stopped_early = True

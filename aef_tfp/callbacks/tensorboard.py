@@ -12,6 +12,7 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams
 
 from aef_tfp.callbacks.iterations import IterationOf
+from aef_tfp.callbacks.rate import learning_rate_of
 from aef_tfp.pictures import image_grid, manifold_grid, save_png, scatter
 
 __all__ = ["Pictures", "Scalars", "write_hyperparameters", "write_projector"]
@@ -76,13 +77,12 @@ class Scalars(keras.callbacks.Callback):
             return
         elapsed = time.perf_counter() - self._since
         speed = (iteration - self._seen) * self.batch_size / elapsed
-        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         self._write(
             self._train,
             {
                 **(logs or {}),
                 "images_per_second": speed,
-                "learning_rate": rate,
+                "learning_rate": learning_rate_of(self.model),
             },
             iteration,
         )
@@ -95,7 +95,12 @@ class Scalars(keras.callbacks.Callback):
             for name, value in (logs or {}).items()
             if name.startswith("val_")
         }
-        model = self.model
+        with self.model.averages.validated():
+            values |= self._measured()
+        self._write(self._validation, values, self.iteration_of(epoch))
+
+    def _measured(self) -> dict[str, Any]:
+        model, values = self.model, {}
         if model.has_terms:
             terms = model.objective_terms(self.images[:_TERMS_IMAGES], seed=0)
             for name, value in terms.items():
@@ -106,7 +111,7 @@ class Scalars(keras.callbacks.Callback):
             )
             name = f"marginal_bits_per_dim_of_{_MARGINAL_SAMPLES}_samples"
             values[name] = model.bits_per_dim(tf.reduce_mean(log_prob))
-        self._write(self._validation, values, self.iteration_of(epoch))
+        return values
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Flushes what is written."""
@@ -177,9 +182,10 @@ class Pictures(keras.callbacks.Callback):
 
     def _draw(self) -> None:
         self._drawn = step = self._step
-        for name, picture in self.pictures():
-            with self.writer.as_default():
-                tf.summary.image(name, picture[None], step=step)
+        with self.model.averages.validated():
+            for name, picture in self.pictures():
+                with self.writer.as_default():
+                    tf.summary.image(name, picture[None], step=step)
 
     def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
         """Returns names and uint8 pictures `[height, width, C]` of the model."""

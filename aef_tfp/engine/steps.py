@@ -84,9 +84,8 @@ class Steps(_Mixed):
 
         def both():
             assign()
-            self._update.gather()
-            apply()
-            self._update.spread(gradients, variables)
+            with self._update.around(gradients, variables):
+                apply()
 
         tf.cond(finite, both, lambda: None)
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.engine.arguments import checked_count, checked_seed
+from aef_tfp.engine.averages import Averages
 from aef_tfp.engine.clipping import (
     num_steps,
     updating_optimizer,
@@ -76,6 +77,7 @@ class LikelihoodTrainer(Steps, keras.Model):
         self._skips_in_a_row = 0
         self._refusals = Refusals()
         self._update: Update
+        self.averages: Averages
         self._trained: tuple[int, ...] = ()
         self._have_data_come = False
         self.train_function: Any = None
@@ -170,6 +172,7 @@ class LikelihoodTrainer(Steps, keras.Model):
         # A compiled step cannot create variables, and a checkpoint wants them there.
         with self.distribute_strategy.scope():
             self._update = update_of(self.optimizer, self.trainable_variables)
+        self.averages = Averages(self.optimizer)
 
     def get_compile_config(self):
         """Returns what `compile_from_config` needs; None before `compile`."""
@@ -268,6 +271,13 @@ class LikelihoodTrainer(Steps, keras.Model):
             )
         # Layers that were frozen meanwhile stay as they are.
         trained = tuple(map(id, variables))
+        averaged = tuple(map(id, self.averages.weights))
+        if averaged and averaged != trained:
+            # Keras would give the averages, one after the other, to other weights.
+            raise ValueError(
+                "Layers were frozen since the model was compiled, and the optimizer "
+                "averages their weights: compile it again, with a new optimizer."
+            )
         if self.train_function is not None and not force and trained == self._trained:
             return
         self._trained = trained
@@ -340,7 +350,9 @@ class LikelihoodTrainer(Steps, keras.Model):
                     )
                 raise StopIteration
             self._have_data_come = True
-            if check is not None:
+            if check is None:
+                self.averages.were_validated = self.averages.are_in_model
+            else:
                 check(int(steps), logs, iterator)
             return logs
 

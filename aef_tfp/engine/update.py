@@ -5,12 +5,16 @@ Keras applies an optimizer to each weight by itself: of an AEF's 131 weights Ada
 optimizer does to each entry alone it can as well do to all of them at once.
 """
 
-from collections.abc import Sequence
+import contextlib
+import types
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from aef_tfp.engine.clipping import num_steps
 
 __all__ = ["FlatUpdate", "Update", "update_of"]
 
@@ -50,15 +54,21 @@ class Update:
         """Whether it was made for these weights, and maybe for others."""
         return set(_ids(variables)) <= set(_ids(self._weights))
 
-    def gather(self) -> None:
-        """Prepares an update; outside of any replica, if there are several."""
+    @contextlib.contextmanager
+    def around(
+        self, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> Iterator[None]:
+        """Around `apply`; outside of any replica, if there are several.
+
+        Args:
+            gradients: What `apply` gets, or its replicas.
+            variables: Their weights.
+        """
+        yield
 
     def apply(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Updates what the optimizer was built for; in each replica."""
         self.optimizer.apply(gradients, variables)
-
-    def spread(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
-        """Ends an update; outside of any replica, if there are several."""
 
 
 class FlatUpdate(Update):
@@ -67,6 +77,10 @@ class FlatUpdate(Update):
     The weights are copied into it before the update and out of it afterwards, so that
     whoever sets a weight in between is heard. The optimizer's state is that of the
     vector: Keras saves and loads it with the optimizer.
+
+    Moving averages (`use_ema`) are those of the weights themselves, where Keras looks
+    for them: at the end of `fit`, and in `SwapEMAWeights`. As in Keras, they begin as a
+    copy of the weights after the first step.
 
     Args:
         optimizer: One of `_ELEMENTWISE`.
@@ -80,8 +94,20 @@ class FlatUpdate(Update):
 
     def _build(self) -> None:
         former = _vector_of(self.optimizer)
-        self.vector: keras.Variable = former if former is not None else self._new()
-        self.optimizer.build([self.vector])
+        if former is not None:
+            self.vector: keras.Variable = former
+            return
+        self.vector = self._new()
+        optimizer = self.optimizer
+        # Else it would average the vector, which nothing but the update looks at.
+        with _having(optimizer, use_ema=False):
+            optimizer.build([self.vector])
+        # In an object of its own: Keras takes a variable for the optimizer's state.
+        optimizer.flat_update = types.SimpleNamespace(vector=self.vector)
+        if optimizer.use_ema:
+            # What all optimizers share, which is the averages alone.
+            with _having(optimizer, gradient_accumulation_steps=None):
+                keras.optimizers.Optimizer.build(optimizer, self._weights)
 
     def _new(self) -> keras.Variable:
         vector = keras.Variable(
@@ -94,7 +120,26 @@ class FlatUpdate(Update):
         vector.made_of = _ids(self._weights)
         return vector
 
-    def gather(self) -> None:
+    @contextlib.contextmanager
+    def around(
+        self, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> Iterator[None]:
+        """Around `apply`, fills the vector and empties it; then averages the weights.
+
+        Args:
+            gradients: What `apply` gets, or its replicas.
+            variables: Their weights.
+        """
+        self._gather()
+        # Keras would average weights that have their values after it only. Replicas
+        # are threads, which cannot each set this and set it back.
+        with _having(self.optimizer, use_ema=False):
+            yield
+        self._spread(gradients, variables)
+        if self.optimizer.use_ema:
+            self._average()
+
+    def _gather(self) -> None:
         """Copies the weights into the vector."""
         self.vector.assign(self._joined([w.value for w in self._weights]))
 
@@ -112,13 +157,26 @@ class FlatUpdate(Update):
         )
         self.optimizer.apply([flat], [self.vector])
 
-    def spread(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    def _spread(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Copies the vector into the weights that had a gradient."""
         parts = tf.split(self.vector.value, self._sizes)
         for gradient, variable in zip(gradients, variables, strict=True):
             if gradient is not None:
                 part = parts[self._places[id(variable)]]
                 variable.assign(tf.reshape(part, variable.shape))
+
+    def _average(self) -> None:
+        """Moves the averages towards the weights, as Keras does after its update."""
+        steps_before = tf.convert_to_tensor(num_steps(self.optimizer)) - 1
+        # Keras counts updates, each of several accumulated gradients.
+        per_update = self.optimizer.gradient_accumulation_steps or 1
+        is_first = steps_before < per_update
+        dtype = self._weights[0].dtype
+        momentum = tf.cast(~is_first, dtype) * self.optimizer.ema_momentum
+        averages = self.optimizer._model_variables_moving_average
+        for average, weight in zip(averages, self._weights, strict=True):
+            kept = momentum * average.value
+            average.assign(kept + (1 - momentum) * weight.value)
 
     @staticmethod
     def _joined(values: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -148,13 +206,26 @@ def update_of(
     )
 
 
+@contextlib.contextmanager
+def _having(optimizer: keras.Optimizer, **settings: Any) -> Iterator[None]:
+    """Within it, the optimizer has these settings."""
+    former = {name: getattr(optimizer, name) for name in settings}
+    for name, value in settings.items():
+        setattr(optimizer, name, value)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            setattr(optimizer, name, value)
+
+
 def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool:
     if type(optimizer) not in _ELEMENTWISE or not variables:
         return False
     if optimizer.built:
         # For the vector of an earlier compilation, or for the weights by the user.
         return _vector_of(optimizer) is not None
-    if optimizer.use_ema or optimizer.clipnorm:
+    if optimizer.clipnorm or (optimizer.use_ema and optimizer.ema_overwrite_frequency):
         return False
     if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
         optimizer, "_exclude_from_weight_decay_pattern", None
@@ -185,7 +256,5 @@ def _ids(variables: Sequence[keras.Variable]) -> tuple[int, ...]:
 
 def _vector_of(optimizer: keras.Optimizer) -> keras.Variable | None:
     """The vector that an optimizer was built for."""
-    built_for = getattr(optimizer, "_trainable_variables", None) or []
-    if len(built_for) == 1 and built_for[0].name == "all_weights":
-        return built_for[0]
-    return None
+    flat = getattr(optimizer, "flat_update", None)
+    return None if flat is None else flat.vector

@@ -106,17 +106,23 @@ class Intake(Mixin):
             shuffle = False
         self._skips_in_a_row = 0
         self.is_validated = validation_data is not None or bool(validation_split)
-        return super().fit(
-            x,
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            **kwargs,
-        )
+        # A validation may have been interrupted.
+        self.averages.put_back()
+        self.averages.watch(callbacks)
+        try:
+            return super().fit(
+                x,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                **kwargs,
+            )
+        finally:
+            self.averages.watch(None)
 
     def evaluate(
         self,

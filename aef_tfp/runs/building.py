@@ -95,13 +95,43 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
                 **shared,
             )
     model.compile(
-        keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm),
+        _optimizer(config),
         jit_compile=config.jit_compile,
         steps_per_execution=config.steps_per_execution,
         max_skipped_updates=config.max_skipped_updates,
         rematerialize=config.rematerialize,
     )
     return model
+
+
+def _optimizer(config: RunConfig) -> keras.Optimizer:
+    settings: dict[str, Any] = {
+        "learning_rate": _learning_rate(config),
+        "global_clipnorm": config.clip_norm,
+    }
+    if config.ema:
+        settings |= {"use_ema": True, "ema_momentum": config.ema}
+    return keras.optimizers.get({"class_name": config.optimizer, "config": settings})
+
+
+def _learning_rate(config: RunConfig) -> Any:
+    """A number, or a function of the steps done, which a resumed run goes on with."""
+    is_constant = config.schedule == "constant"
+    if is_constant and not config.warmup:
+        return config.learning_rate
+    warmup: dict[str, Any] = {}
+    initial = config.learning_rate
+    if config.warmup:
+        # From 0, the first step would do nothing.
+        initial = config.learning_rate / config.warmup
+        warmup = {"warmup_target": config.learning_rate, "warmup_steps": config.warmup}
+    return keras.optimizers.schedules.CosineDecay(
+        initial,
+        config.iterations - config.warmup,
+        # What it falls to, as a share.
+        alpha=1.0 if is_constant else 0.0,
+        **warmup,
+    )
 
 
 def _networks(

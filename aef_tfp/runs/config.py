@@ -42,6 +42,22 @@ _ABLATED = ("celebahq32-aef-linear-128", "celebahq32-vae-128")
 FlowName = Literal["maf", "iaf", "none"]
 NetworkName = Literal["conv", "residual", "dense"]
 
+# Those of keras.optimizers that need no more than a step size.
+OptimizerName = Literal[
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "ftrl",
+    "lion",
+    "muon",
+    "nadam",
+    "rmsprop",
+    "sgd",
+]
+
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
 
@@ -137,8 +153,24 @@ class RunSettings:
     batch_size: int | None = None
     """Images per step, over all devices; None chooses by their number and size."""
 
+    optimizer: OptimizerName = "adam"
+    """Optimizer by Keras's name, with Keras's settings beside the step size."""
+
     learning_rate: float | None = None
-    """Step size of Adam; None takes that of the networks."""
+    """Step size of the optimizer, the largest if there is a schedule; None takes that
+    of the networks, meant for Adam."""
+
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Step size over the run: constant, or a cosine that ends at 0 with the last
+    iteration; that one cannot be moved later."""
+
+    warmup: int = 0
+    """First iterations, in which the step size rises to its full value; 0 has none."""
+
+    ema: float = 0.0
+    """Momentum of a moving average of the weights, e.g. 0.999, which is what is
+    validated, kept as best and evaluated; 0 averages nothing. It forgets the start
+    after a few times 1 / (1 - this) iterations."""
 
     clip_norm: float = 200.0
     """Limit of the gradient's global norm."""
@@ -161,8 +193,12 @@ class RunSettings:
     """Checkpoints to keep, the newest."""
 
     patience: int | None = None
-    """Stop after this many steps without a better validation loss; 0 never stops; None
-    is a fifth of the iterations."""
+    """Stop after this many steps without a better validation; 0 never stops; None is a
+    fifth of the iterations, or 0 with a cosine schedule."""
+
+    select: Literal["joint", "marginal"] = "joint"
+    """Validation number that decides which model is best: joint, the loss itself, or
+    marginal, an estimate of log p(x) on a few images by the Laplace proposal."""
 
     max_skipped_updates: int = 20
     """Stop with an error after this many non-finite updates in a row."""
@@ -226,16 +262,24 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {value}.")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema must lie in [0, 1), got {self.ema}.")
         for name in (
             "save_interval",
             "patience",
             "seed",
             "noise_std",
             "expansion_noise",
+            "warmup",
         ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be at least 0, got {value}.")
+        if self.iterations is not None and self.warmup >= self.iterations:
+            raise ValueError(
+                f"warmup must be less than the iterations, {self.iterations}, got "
+                f"{self.warmup}."
+            )
         _check_seed(self.seed)
         check_use(self)
 
@@ -301,7 +345,15 @@ class RunConfig(RunSettings):
 
 
 # What a run directory of an older version does not say.
-_LATER_FIELDS = ("bit_depth", "expansion_noise")
+_LATER_FIELDS = (
+    "bit_depth",
+    "expansion_noise",
+    "optimizer",
+    "schedule",
+    "warmup",
+    "ema",
+    "select",
+)
 
 # Its annotations are the narrower ones.
 CHOSEN: tuple[str, ...] = tuple(RunConfig.__annotations__)

@@ -45,9 +45,17 @@ def check_resumed(run_dir: Path, config: RunSettings) -> None:
     """Checks that a run to go on in has these settings, but for the iterations.
 
     Raises:
-        ValueError: If it has others.
+        ValueError: If it has others; or other iterations, and a schedule that ends with
+            them.
     """
-    before = vars(RunConfig.from_run(run_dir)) | {"iterations": config.iterations}
+    former = RunConfig.from_run(run_dir)
+    if former.schedule == "cosine" and config.iterations != former.iterations:
+        raise ValueError(
+            f"The cosine schedule of {run_dir} ends at iteration {former.iterations}, "
+            f"so --iterations stays that, got {config.iterations}; leave it out, or "
+            "start a new run."
+        )
+    before = vars(former) | {"iterations": config.iterations}
     if changed := _changed(before, vars(config)):
         raise ValueError(
             f"A resumed run keeps its configuration, but {', '.join(changed)} would "

@@ -10,7 +10,7 @@ from typing import Any
 from aef_tfp.data import dataset_info
 from aef_tfp.runs.config import CHOSEN, NetworkName, RunConfig, RunSettings
 
-__all__ = ["choose", "pays_to_compile"]
+__all__ = ["choose", "pays_to_compile", "without_patience"]
 
 # Steps whose time, saved, is that of compiling them: see `pays_to_compile`.
 _STEPS_WORTH_COMPILING = 1000
@@ -77,6 +77,20 @@ def pays_to_compile(iterations: int | None) -> bool:
     return iterations is None or iterations >= _STEPS_WORTH_COMPILING
 
 
+def without_patience(settings: RunSettings) -> RunSettings:
+    """Returns settings whose cosine schedule comes to its end.
+
+    The patience of the presets is for a constant step size. The best of a cosine is
+    what its small steps at the end make of the large ones before.
+
+    Args:
+        settings: A run, whose patience nobody has asked for.
+    """
+    if settings.schedule == "cosine" and settings.patience:
+        return dataclasses.replace(settings, patience=0)
+    return settings
+
+
 def choose(
     settings: RunSettings, num_images: int, image_shape: tuple[int, int, int]
 ) -> tuple[RunConfig, tuple[str, ...]]:
@@ -137,10 +151,13 @@ def choose(
     total = interval * math.ceil(total / interval)
     passes = _passes(total, one_pass)
     iterations = choices.take("iterations", total, f"{passes} over the training images")
+    is_cosine = settings.schedule == "cosine"
     choices.take(
         "patience",
-        max(iterations // 5, 5 * interval),
-        "ends a run that has long got no better",
+        0 if is_cosine else max(iterations // 5, 5 * interval),
+        "the learning rate falls until the end"
+        if is_cosine
+        else "ends a run that has long got no better",
     )
     choices.take(
         "picture_interval",

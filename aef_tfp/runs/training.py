@@ -17,10 +17,13 @@ import tensorflow as tf
 
 from aef_tfp.backend import StrategyName
 from aef_tfp.callbacks import (
+    AveragedWeights,
     Checkpoints,
     Duration,
     Heartbeat,
     History,
+    LearningRate,
+    MarginalBits,
     Pictures,
     Scalars,
     StopOnSignal,
@@ -121,14 +124,18 @@ def train(
                 download=download,
             )
         config, choices = choose(settings, len(splits.train), splits.info.image_shape)
+        # With what was chosen, too.
+        config.check()
         if resume and chief:
             check_resumed(run_dir, config)
         if verbose and chief:
-            notes = (*splits.notes, *_left_out(config, splits), *choices)
+            notes = [*splits.notes, *_left_out(config, splits), *choices]
+            notes += _plan(config)
             print("".join(f"{note}\n" for note in notes), end="", flush=True)
         checkpoints = Checkpoints(
             run_dir,
             functools.partial(_iteration_of, config),
+            MarginalBits.name if config.select == "marginal" else "val_loss",
             patience=config.patience,
             save_interval=config.save_interval,
             keep=config.keep_checkpoints,
@@ -183,6 +190,23 @@ def _left_out(config: RunConfig, splits: Splits) -> list[str]:
     return ["one validation image: TensorBoard shows no interpolations"]
 
 
+def _plan(config: RunConfig) -> list[str]:
+    """What to expect of a run that is steered by more than its loss."""
+    notes = []
+    if config.schedule == "cosine" and config.patience:
+        notes.append(
+            f"--patience {config.patience} may end the run before the cosine schedule "
+            "has brought the learning rate down; 0 never does"
+        )
+    forgets = math.ceil(1.0 / (1.0 - config.ema))
+    if config.ema and 5 * forgets > config.iterations:
+        notes.append(
+            f"--ema {config.ema} averages over some {forgets:,} iterations, much of a "
+            f"run of {config.iterations:,}: the average lags behind"
+        )
+    return notes
+
+
 @contextlib.contextmanager
 def _only_writer(run_dir: Path) -> Iterator[None]:
     with locked(run_dir):
@@ -234,8 +258,16 @@ def _fit(
     """Trains from where the checkpoints were, to the end."""
     interval, total = config.validation_interval, config.iterations
     iteration_of = checkpoints.iteration_of
-    callbacks: list[keras.callbacks.Callback] = [checkpoints]
     validation = splits.validation.images
+    # What is added to the logs comes before all that read them.
+    steering: list[keras.callbacks.Callback] = []
+    if config.ema:
+        steering.append(AveragedWeights())
+    if config.select == "marginal":
+        steering.append(MarginalBits(validation))
+    if config.schedule != "constant" or config.warmup:
+        steering.append(LearningRate())
+    callbacks: list[keras.callbacks.Callback] = [checkpoints]
     if is_chief(model.distribute_strategy):
         tensorboard = run_dir / "tensorboard"
         # A row is written before the checkpoint: one too many is dropped, none comes
@@ -261,7 +293,7 @@ def _fit(
         ]
     heartbeat = Heartbeat(iteration_of, done, total, verbose)
     with StopOnSignal(checkpoints) as stop, heartbeat:
-        callbacks += [heartbeat, stop]
+        callbacks = [*steering, *callbacks, heartbeat, stop]
         while done < total and not checkpoints.stopped_early:
             # A run that stopped between two validations first goes to the next one.
             to_next = interval - done % interval
@@ -288,10 +320,15 @@ def _fit(
             )
             done += steps * epochs
     if checkpoints.is_best_lost:
+        advice = (
+            f"go on with {as_typed('train', '--resume', run_dir)} and more "
+            f"--iterations than {total}"
+        )
+        if config.schedule == "cosine":
+            advice = "put back a copy of it, or start a new run"
         raise FileNotFoundError(
             f"{checkpoints.best_path} is gone, and no validation is left to write it: "
-            f"go on with {as_typed('train', '--resume', run_dir)} and more "
-            f"--iterations than {total}."
+            f"{advice}."
         )
     if not checkpoints.best_iteration:
         raise FloatingPointError(

@@ -89,7 +89,10 @@ _RUN_RULES = (
         ("denoising_target",),
         lambda c: "" if c.noise_std else "without --noise-std no image is noisy",
     ),
-    _Rule(("num_samples", "num_marginal_images"), lambda c: _no_estimate(c.model)),
+    _Rule(
+        ("num_samples", "num_marginal_images", "select"),
+        lambda c: _no_estimate(c.model),
+    ),
     _Rule(
         ("bit_depth", "skip_unreadable"),
         lambda c: "" if c.dataset == "folder" else "it is for the data set folder",
@@ -214,6 +217,11 @@ def check_use(settings: "RunSettings") -> None:
         raise ValueError(
             f"expansion_noise is {settings.expansion_noise:g}, but it is for an "
             f"aef-linear, not {_a(settings.model)}: leave it out."
+        )
+    if settings.select == "marginal" and (why := _no_estimate(settings.model)):
+        raise ValueError(
+            f"select is 'marginal', but {why}, so there is none beside the loss: leave "
+            "it out."
         )
     for name in ("bit_depth", "skip_unreadable"):
         if getattr(settings, name) and settings.dataset != "folder":

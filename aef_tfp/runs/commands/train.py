@@ -21,7 +21,7 @@ from aef_tfp.runs.config import (
     get_preset,
 )
 from aef_tfp.runs.consistency import check_resumed
-from aef_tfp.runs.defaults import pays_to_compile
+from aef_tfp.runs.defaults import pays_to_compile, without_patience
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
 from aef_tfp.terminal import as_typed, import_quietly, waiting
 
@@ -54,7 +54,8 @@ class Arguments:
     """Let TFDS download the data set if the data directory does not hold it."""
 
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Run directory to go on in, with its own settings; --iterations may change."""
+    """Run directory to go on in, with its own settings; --iterations may change, unless
+    the schedule is a cosine."""
 
     strategy: StrategyName = "auto"
     """Devices: auto takes the workers of TF_CONFIG, or else all GPUs."""
@@ -118,6 +119,9 @@ def read_command(argv: Sequence[str]) -> Command:
     if first.resume is None and "jit_compile" not in named:
         chosen = pays_to_compile(config.iterations)
         config = dataclasses.replace(config, jit_compile=chosen)
+        arguments = dataclasses.replace(arguments, config=config)
+    if first.resume is None and "patience" not in named:
+        config = without_patience(config)
         arguments = dataclasses.replace(arguments, config=config)
     run_dir = first.resume or arguments.run_dir or _new_run_dir(arguments.preset)
     return Command(arguments, run_dir)

@@ -1,0 +1,154 @@
+"""Moving averages of the weights: validated and saved, never taken for the weights."""
+
+import keras
+import numpy as np
+import pytest
+from test_training_engine import FLOATS, batches, largest_difference, tiny, weights
+from test_update import MyAdam
+
+from aef_tfp.callbacks import AveragedWeights, Checkpoints, CheckpointStore
+from aef_tfp.engine.update import FlatUpdate
+
+TRAIN, HELD_OUT = FLOATS[:64], FLOATS[64:]
+SwapEMAWeights = keras.callbacks.SwapEMAWeights
+
+
+def averaging(kind=keras.optimizers.Adam):
+    return tiny(optimizer=kind(1e-2, use_ema=True, ema_momentum=0.8))
+
+
+def fit(model, *callbacks, epochs=2, **arguments):
+    return model.fit(
+        batches(TRAIN),
+        epochs=epochs,
+        validation_data=batches(HELD_OUT),
+        callbacks=list(callbacks),
+        verbose=0,
+        **arguments,
+    ).history
+
+
+def averages(model):
+    return [a.numpy() for a in model.optimizer._model_variables_moving_average]
+
+
+class Look(keras.callbacks.Callback):
+    """Keeps the weights that the model has at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(weights(self.model))
+
+
+@pytest.mark.parametrize(
+    "swap", [None, SwapEMAWeights, lambda: SwapEMAWeights(swap_on_epoch=True)]
+)
+def test_kerass_own_callback_gives_what_keras_promises(swap):
+    """As with an optimizer of which nothing here knows, weight by weight."""
+    results = []
+    for kind in (keras.optimizers.Adam, MyAdam):
+        model, look = averaging(kind), Look()
+        losses = fit(model, *([swap()] if swap else []), look)["val_loss"]
+        results.append((losses, [*look.seen, weights(model)]))
+        assert isinstance(model._update, FlatUpdate) == (kind is not MyAdam)
+    (losses, seen), (expected_losses, expected) = results
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for got, wanted in zip(seen, expected, strict=True):
+        assert largest_difference(got, wanted) < 1e-5
+    # Keras ends with the averages; those of the epoch before are others.
+    assert largest_difference(seen[-1], averages(model)) < 1e-5
+    assert largest_difference(seen[-1], seen[0]) > 1e-3
+
+
+def test_validation_of_averages_leaves_the_training_alone():
+    model, look = averaging(), Look()
+    losses = fit(model, AveragedWeights(), look)["val_loss"]
+    plain, other = averaging(), Look()
+    raw_losses = fit(plain, other)["val_loss"]
+    for one, two in zip(look.seen, other.seen, strict=True):
+        assert largest_difference(one, two) == 0.0
+    # The weights in training are back, and the averages are what was validated.
+    assert largest_difference(weights(model), look.seen[-1]) == 0.0
+    assert largest_difference(weights(model), averages(model)) > 1e-3
+    assert not model.averages.are_in_model
+    assert abs(losses[-1] / raw_losses[-1] - 1.0) > 1e-3
+    with model.averages.in_model():
+        assert largest_difference(weights(model), averages(model)) == 0.0
+        loss = model.evaluate(batches(HELD_OUT), verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(losses[-1], loss, rtol=1e-6)
+
+
+class StopInValidation(keras.callbacks.Callback):
+    """Ctrl-C in the middle of one, after somebody has asked for a checkpoint."""
+
+    def __init__(self, checkpoints):
+        super().__init__()
+        self.checkpoints = checkpoints
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.checkpoints.save()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_validation_never_passes_averages_for_weights(tmp_path):
+    model = averaging()
+    checkpoints = Checkpoints(tmp_path, lambda epoch: 4 * (epoch + 1))
+    stop = StopInValidation(checkpoints)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, AveragedWeights(), checkpoints, stop, epochs=1)
+    assert model.averages.are_in_model
+    assert not CheckpointStore(tmp_path / "checkpoints").existing()
+    plain = averaging()
+    fit(plain, AveragedWeights(), epochs=1)
+    # Another `fit` begins from the weights in training.
+    for one in (model, plain):
+        fit(one, AveragedWeights(), epochs=1)
+    assert largest_difference(weights(model), weights(plain)) == 0.0
+
+
+@pytest.mark.parametrize("callback", [AveragedWeights, SwapEMAWeights, None])
+def test_the_best_model_is_what_was_validated(callback, tmp_path):
+    model, look = averaging(), Look()
+    checkpoints = Checkpoints(tmp_path, lambda epoch: 4 * (epoch + 1))
+    callbacks = [callback()] if callback else []
+    losses = fit(model, *callbacks, checkpoints, look)["val_loss"]
+    assert np.argmin(losses) == 1
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    loss = best.evaluate(batches(HELD_OUT), verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(loss, losses[1], rtol=1e-6)
+    # The checkpoint has the weights in training, and the averages beside them.
+    restored = averaging()
+    assert Checkpoints(tmp_path, lambda epoch: 8).restore(restored) == 8
+    assert largest_difference(weights(restored), look.seen[1]) == 0.0
+    assert largest_difference(averages(restored), averages(best)) == 0.0
+    assert (largest_difference(weights(best), weights(restored)) > 1e-3) == bool(
+        callback
+    )
+
+
+def test_checkpoints_refuse_weights_that_are_elsewhere(tmp_path):
+    checkpoints = Checkpoints(tmp_path, lambda epoch: 4 * (epoch + 1))
+    with pytest.raises(ValueError, match=r"\(swap_on_epoch=True\) has taken the wei"):
+        fit(averaging(), SwapEMAWeights(swap_on_epoch=True), checkpoints)
+
+
+def test_layers_frozen_after_compile_are_refused():
+    model = averaging()
+    model.encoder.trainable = False
+    with pytest.raises(ValueError, match="Layers were frozen since the model was comp"):
+        fit(model)
+
+
+def test_two_replicas_average_alike(mirrored):
+    single = averaging()
+    with mirrored.scope():
+        several = averaging()
+    for model in (single, several):
+        model.adapt(FLOATS)
+        fit(model, AveragedWeights())
+    assert largest_difference(averages(single), averages(several)) < 1e-4
+    assert largest_difference(weights(single), weights(several)) < 1e-4
+    assert largest_difference(weights(single), averages(single)) > 1e-3
