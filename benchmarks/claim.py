@@ -1,0 +1,313 @@
+"""Trains and measures AEFs and VAEs at equal budgets: what the paper claims.
+
+    python benchmarks/claim.py mnist --data-dir DIR --minutes 120
+
+Each row is a run of `aef-tfp train` and two of `aef-tfp evaluate`. What is done is not
+done again, what was interrupted goes on where it was: sittings of any length add up.
+The tables go into docs/choosing.md between the study's two marks, as far as they are
+there; --dry-run prints the commands of all rows instead.
+"""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from aef_tfp.records import Record, read_records
+
+_ROOT = Path(__file__).parents[1]
+_DOCS = _ROOT / "docs" / "choosing.md"
+
+# The estimate of log p(x): K samples of each proposal.
+_SAMPLES = 128
+_PROPOSALS = ("encoder", "laplace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run: a preset, and the options that differ from it."""
+
+    model: str
+    preset: str
+    seed: int
+    options: tuple[str, ...] = ()
+
+    @property
+    def latent_dim(self) -> int:
+        """As the preset's name has it."""
+        return int(self.preset.removesuffix("-noise").rpartition("-")[2])
+
+    @property
+    def name(self) -> str:
+        """Of the run directory."""
+        words = self.model.replace("(", "").replace(")", "").replace(",", "").split()
+        return "-".join([*words, f"d{self.latent_dim}", f"seed{self.seed}"]).lower()
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Rows that are compared, in their order of importance.
+
+    Args:
+        options: What all runs have in common.
+        evaluation: Options of all evaluations.
+        rows: The runs.
+        base: The model that the others are compared with.
+    """
+
+    options: tuple[str, ...]
+    evaluation: tuple[str, ...]
+    rows: tuple[Row, ...]
+    base: str
+
+
+_NO_FLOWS = ("--core-flow", "none", "--prior-flow", "none")
+_AEF, _NOISE, _CENTER = "AEF (linear)", "AEF (linear, noise 0.2)", "AEF (center)"
+_VAE, _PLAIN = "VAE (IAF, MAF)", "VAE (plain)"
+
+# All of a run's budget: the step size falls to 0, the weights are averaged, and the
+# model whose estimated likelihood is best is kept, where it has to be estimated.
+_SHARED = ("--schedule", "cosine", "--warmup", "200", "--ema", "0.999")
+_MARGINAL = ("--select", "marginal")
+
+
+def _of_model(dataset: str, latent_dim: int, model: str, seed: int) -> Row:
+    kind, options = {
+        _AEF: ("aef-linear", _MARGINAL),
+        _NOISE: ("aef-linear", ("--expansion-noise", "0.2", *_MARGINAL)),
+        _CENTER: ("aef-center", ()),
+        _VAE: ("vae", _MARGINAL),
+        _PLAIN: ("vae", (*_NO_FLOWS, *_MARGINAL)),
+    }[model]
+    return Row(model, f"{dataset}-{kind}-{latent_dim}", seed, options)
+
+
+STUDIES = {
+    "mnist": Study(
+        options=(
+            *_SHARED,
+            *("--iterations", "20000", "--validation-interval", "1000"),
+            *("--picture-interval", "10000", "--num-marginal-images", "2"),
+        ),
+        evaluation=("--num-images", "2000"),
+        rows=tuple(
+            _of_model("mnist", latent_dim, model, seed)
+            for model, seed in (
+                (_AEF, 3),
+                (_VAE, 3),
+                (_NOISE, 3),
+                (_CENTER, 3),
+                (_AEF, 4),
+                (_VAE, 4),
+            )
+            for latent_dim in (32, 2)
+        ),
+        base=_VAE,
+    ),
+    "faces": Study(
+        options=(
+            *_SHARED,
+            *("--networks", "conv", "--learning-rate", "1e-3", "--batch-size", "64"),
+            *("--iterations", "10000", "--validation-interval", "500"),
+            *("--picture-interval", "5000", "--num-marginal-images", "2"),
+        ),
+        evaluation=("--num-images", "300"),
+        rows=(
+            *(
+                _of_model("celeba10k32", latent_dim, model, 3)
+                for latent_dim in (256, 64, 8)
+                for model in (_AEF, _VAE, _PLAIN, _NOISE)
+            ),
+            _of_model("celeba10k32", 256, _AEF, 4),
+            _of_model("celeba10k32", 256, _VAE, 4),
+        ),
+        base=_VAE,
+    ),
+}
+
+
+def commands(study: Study, row: Row, run_dir: Path, data_dir: str) -> list[list[str]]:
+    """The command that trains a row, and those that measure it."""
+    data = ["--data-dir", data_dir]
+    shared = [*study.options, *row.options, "--seed", str(row.seed), *data]
+    train = ["run.py", row.preset, *shared, "--run-dir", str(run_dir)]
+    if (run_dir / "config.json").exists():
+        train = ["run.py", "--resume", str(run_dir), *data]
+    measure = ["evaluate.py", str(run_dir), *study.evaluation, *data]
+    if row.model == _CENTER:
+        # Its likelihood is exact.
+        return [train, measure]
+    of_proposals = [[*measure, "--proposal", proposal] for proposal in _PROPOSALS]
+    return [train, *of_proposals]
+
+
+def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
+    """Does what a row lacks; False if a command of it failed."""
+    run_dir = runs / row.name
+    times_path = runs / "times.json"
+    times = json.loads(times_path.read_text()) if times_path.exists() else {}
+    done = times.setdefault(row.name, {"seconds": 0.0, "commands": []})
+    for number, command in enumerate(commands(study, row, run_dir, data_dir)):
+        if number in done["commands"]:
+            continue
+        print(f"{time.strftime('%H:%M')} {shlex.join(command)}", flush=True)
+        with (runs / f"{row.name}.log").open("a") as log:
+            start = time.monotonic()
+            program = [sys.executable, str(_ROOT / "trainers" / command[0])]
+            status = _run([*program, *command[1:]], log)
+        # Of a training that was interrupted, too.
+        done["seconds"] += (time.monotonic() - start) * (number == 0)
+        if status == 0:
+            done["commands"].append(number)
+        times_path.write_text(json.dumps(times, indent=2) + "\n")
+        if status:
+            print(f"    ended with status {status}; see {row.name}.log", flush=True)
+            return False
+    return True
+
+
+def _run(command: list[str], log) -> int:
+    """Runs a command, which saves a checkpoint where this process is asked to end."""
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    former = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _found(run_dir: Path, name: str, proposal: str | None) -> Record | None:
+    """The newest record of a quantity on the test images."""
+    if not (run_dir / "metrics.json").exists():
+        return None
+    fitting = [
+        record
+        for record in read_records(run_dir)
+        if record.name == name
+        and record.proposal == proposal
+        and record.split == "test"
+        and record.per_image_file
+        and record.num_images > 2
+    ]
+    return fitting[-1] if fitting else None
+
+
+def _per_image(run_dir: Path, record: Record) -> np.ndarray:
+    with np.load(run_dir / record.per_image_file) as arrays:
+        return arrays[record.name]
+
+
+def _text(record: Record | None) -> str:
+    return "" if record is None else f"{record.value:.4f}"
+
+
+def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
+    """The mean difference of each image to the base's, with its standard error."""
+    ours = _found(run_dir, f"marginal_{name}", "laplace") or _found(run_dir, name, None)
+    theirs = _found(base_dir, f"marginal_{name}", "laplace")
+    if ours is None or theirs is None or run_dir == base_dir:
+        return ""
+    gap = _per_image(run_dir, ours) - _per_image(base_dir, theirs)
+    digits = 4 if name == "bits_per_dim" else 2
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    return f"{gap.mean():+.{digits}f} ± {error:.{digits}f}"
+
+
+def _trained_value(run_dir: Path) -> str:
+    """What the run's best model was trained on, of all validation images."""
+    path = run_dir / "history.csv"
+    if not path.exists():
+        return ""
+    header, *lines = (line.split(",") for line in path.read_text().splitlines())
+    names = [
+        name
+        for name in header
+        if name.startswith("val_")
+        and name.endswith("bits_per_dim")
+        and "marginal" not in name
+    ]
+    (name,) = names
+    kind = name.removeprefix("val_").removesuffix("bits_per_dim").strip("_")
+    return f"{min(float(line[header.index(name)]) for line in lines):.4f} {kind}"
+
+
+def table(study: Study, runs: Path) -> str:
+    """The table of what is done, by the number of latents."""
+    times_path = runs / "times.json"
+    times = json.loads(times_path.read_text()) if times_path.exists() else {}
+    lines = [
+        "| model | d | seed | as trained, validation | encoder proposal | Laplace, or "
+        f"exact | minus {study.base}, bits | in nats per image | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for latent_dim in sorted({row.latent_dim for row in study.rows}):
+        for row in study.rows:
+            run_dir = runs / row.name
+            exact = _found(run_dir, "bits_per_dim", None)
+            encoder, laplace = (
+                _found(run_dir, "marginal_bits_per_dim", proposal)
+                for proposal in _PROPOSALS
+            )
+            if row.latent_dim != latent_dim or not (exact or laplace):
+                continue
+            base = dataclasses.replace(row, model=study.base)
+            gaps = [
+                _gap(run_dir, runs / base.name, name)
+                for name in ("bits_per_dim", "log_prob")
+            ]
+            minutes = times.get(row.name, {}).get("seconds", 0.0) / 60
+            cells = [
+                *(row.model, str(latent_dim), str(row.seed), _trained_value(run_dir)),
+                *(_text(encoder), _text(laplace or exact), *gaps, f"{minutes:.0f}"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(name: str, runs: Path) -> None:
+    """Puts the table of a study into the page."""
+    first, last = f"<!-- benchmarks/claim.py {name} -->\n", f"<!-- end of {name} -->\n"
+    if not _DOCS.exists() or first not in _DOCS.read_text():
+        print(table(STUDIES[name], runs))
+        return
+    before, rest = _DOCS.read_text().split(first)
+    after = rest.split(last)[1]
+    _DOCS.write_text(f"{before}{first}\n{table(STUDIES[name], runs)}\n{last}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data-dir", default="DIR", help="folder of TFDS data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs/claim"))
+    parser.add_argument("--minutes", type=float, default=0, help="start nothing later")
+    parser.add_argument("--dry-run", action="store_true")
+    arguments = parser.parse_args()
+    study = STUDIES[arguments.study]
+    runs = arguments.runs / arguments.study
+    if arguments.dry_run:
+        for row in study.rows:
+            for command in commands(study, row, runs / row.name, arguments.data_dir):
+                print("python", shlex.join([f"trainers/{command[0]}", *command[1:]]))
+        return
+    runs.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * arguments.minutes
+    for row in study.rows:
+        if time.monotonic() > end:
+            break
+        if not bring_up_to_date(study, row, runs, arguments.data_dir):
+            break
+    write_table(arguments.study, runs)
+
+
+if __name__ == "__main__":
+    main()
