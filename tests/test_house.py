@@ -149,6 +149,17 @@ def test_a_model_shows_what_works_only(name, arguments, missing):
         assert likelihood.bits_per_dim_name == model.bits_per_dim_name
 
 
+def test_a_property_that_fails_says_which_attribute_was_missing():
+    class Broken(aef_tfp.Autoencoder):
+        @property
+        def broken(self):
+            return self.nothing.there
+
+    model = Broken((3,), 1, encoder="dense", decoder="dense")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        model.broken  # noqa: B018
+
+
 def test_importing_the_package_changes_nothing():
     program = (
         "import os, sys; before = dict(os.environ); import aef_tfp; "

@@ -1,5 +1,6 @@
 """What every model has: events, preprocessing, and noise on them."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -143,6 +144,10 @@ class EventModel(Intake, Files, LikelihoodTrainer):
 
     def __getattr__(self, name: str) -> Any:
         """Says what to use in place of what other kinds of models have."""
+        static = inspect.getattr_static(type(self), name, None)
+        if isinstance(static, property):
+            # It is there, and failed: its own error says which attribute was missing.
+            return static.__get__(self)
         instead = type(self)._instead.get(name)
         if instead is None:
             raise AttributeError(
