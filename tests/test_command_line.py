@@ -192,8 +192,8 @@ def test_no_preset_is_refused():
             ["--frechet=classifier", "--inception-weights=w"],
             "(it is for --frechet inception)",
         ),
-        ({"model": "vae"}, ["--temperature=1"], "--temperature (without --frechet no"),
-        ({"model": "vae"}, ["--num-frechet-images=9"], "(without --frechet no samples"),
+        ({"model": "vae"}, ["--temperature=1"], "--temperature (without --frechet or"),
+        ({"model": "vae"}, ["--num-frechet-images=9"], "or --inspect no samples"),
         (
             {"model": "autoencoder"},
             ["--frechet=classifier", "--temperature=0.5"],

@@ -277,6 +277,24 @@ def test_runs_are_compared_side_by_side(trained, data_dir, capsys):
     assert "aef-corner-noise-std=0  log_prob (test, 300 images)" in differences
 
 
+@pytest.mark.parametrize("model", ["vae", "autoencoder", "pixel-maf"])
+def test_a_model_is_inspected_as_far_as_it_goes(trained, data_dir, model):
+    run_dir = trained(model)
+    argv = [str(run_dir), "--inspect", f"--data-dir={data_dir}", "--num-images=4"]
+    if model != "autoencoder":
+        argv += ["--num-frechet-images=20"]
+    if model == "vae":
+        argv += ["--num-samples=2"]
+    before = len(read(run_dir))
+    assert evaluate.main(argv) == 0
+    names = {record["name"] for record in read(run_dir)[before:]}
+    encodes = model != "pixel-maf"
+    assert ("power_ratio_2_to_4" in names) == (model != "autoencoder")
+    assert ("reconstruction_power_ratio_2_to_4" in names) == encodes
+    assert ("reconstruction_error" in names) == encodes
+    assert ("latents_in_use" in names) == (model == "vae")
+
+
 def kept(run_dir, values, **changes):
     """Records of a run whose numbers per image are kept."""
     facts = {"split": "test", "estimator": "exact", "images": "0123abcd", **changes}

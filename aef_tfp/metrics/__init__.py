@@ -15,6 +15,12 @@ from aef_tfp.metrics.frechet import (
 )
 from aef_tfp.metrics.images import as_levels, denoising_records, distance_records
 from aef_tfp.metrics.inception import InceptionFeatures, inception_features
+from aef_tfp.metrics.inspection import (
+    latent_records,
+    latent_use,
+    octave_powers,
+    sharpness_records,
+)
 from aef_tfp.metrics.likelihood import (
     annealed_records,
     exact_records,
@@ -56,9 +62,13 @@ __all__ = [
     "get_classifier",
     "inception_features",
     "kernel_distance",
+    "latent_records",
+    "latent_use",
     "marginal_records",
     "objective_records",
+    "octave_powers",
     "read_records",
+    "sharpness_records",
     "summary",
     "train_classifier",
     "tune_proposal_scale",

@@ -385,8 +385,13 @@ class EvaluationConfig:
     frechet: Literal["inception", "classifier", "none"] = "none"
     """Features of the Frechet distance; only those of Inception make an FID."""
 
+    inspect: bool = False
+    """Also how sharp samples and reconstructions are, the error of the latter, and how
+    many latents are in use."""
+
     num_frechet_images: int = 2048
-    """Samples, and images of the split, for the distances; the paper has 2,048."""
+    """Samples, and images of the split, for the distances and for --inspect; the paper
+    has 2,048."""
 
     temperature: float = 1.0
     """Temperature of the samples that are judged."""

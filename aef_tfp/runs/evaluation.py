@@ -30,6 +30,9 @@ __all__ = [
     "tune",
 ]
 
+# Images between which latents are exchanged, to see whether they do anything.
+_INSPECTED_IMAGES = 64
+
 # Validation images on which a proposal's scale is tuned.
 _TUNING_IMAGES = 64
 
@@ -116,11 +119,14 @@ def evaluate_run(
         )
     if features is not None and model.samples:
         records += _distances(model, features, config, splits, verbose, facts)
-    if is_denoiser(model):
+    if config.inspect:
+        records += _inspection(model, config, split.images, verbose, facts)
+    if is_denoiser(model) or (config.inspect and model.encodes):
         kind = None if features is None else config.frechet
         records += reconstruction_records(
             model, images, features=features, kind=kind, verbose=verbose, **facts
         )
+    if is_denoiser(model):
         end = f"-{config.split}"
         seed = config.seed
         _try(unkept, draw_reconstructions, model, images, run_dir, seed=seed, end=end)
@@ -391,6 +397,36 @@ def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
         prefix="train_",
         **facts,
     )
+
+
+def _inspection(model, config, images, verbose, facts) -> list[Record]:
+    """Spectra of samples and reconstructions beside those of images; latents in use."""
+    levels, count = model.events.num_levels, config.num_frechet_images
+    facts = {**facts, "num_levels": levels}
+    images = images[:count]
+    real = metrics.as_levels(images, levels)
+    records: list[Record] = []
+    if model.samples:
+        temperature = config.temperature
+        samples = _samples(model, count, temperature, config.seed, verbose)
+        records += metrics.sharpness_records(
+            real,
+            metrics.as_levels(samples, levels),
+            what=f"samples at temperature {temperature:g}",
+            temperature=temperature,
+            **facts,
+        )
+    if model.encodes:
+        records += metrics.sharpness_records(
+            real,
+            metrics.as_levels(model.reconstruct(images), levels),
+            what="reconstructions",
+            prefix="reconstruction_",
+            **facts,
+        )
+    if model.has_terms:
+        records += metrics.latent_records(model, images[:_INSPECTED_IMAGES], **facts)
+    return records
 
 
 def _samples(model, count: int, temperature: float, seed: int, verbose: int):

@@ -103,7 +103,11 @@ _RUN_RULES = (
 _EVALUATION_RULES = (
     _Rule(
         ("num_frechet_images", "temperature"),
-        lambda e: "without --frechet no samples are judged" * (e.frechet == "none"),
+        lambda e: (
+            ""
+            if e.inspect or e.frechet != "none"
+            else "without --frechet or --inspect no samples are judged"
+        ),
     ),
     _Rule(
         ("inception_weights",),
