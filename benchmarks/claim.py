@@ -99,15 +99,17 @@ STUDIES = {
         evaluation=("--num-images", "2000"),
         rows=tuple(
             _of_model("mnist", latent_dim, model, seed)
-            for model, seed in (
-                (_AEF, 3),
-                (_VAE, 3),
-                (_NOISE, 3),
-                (_CENTER, 3),
-                (_AEF, 4),
-                (_VAE, 4),
+            for latent_dim, model, seed in (
+                (32, _AEF, 3),
+                (32, _NOISE, 3),
+                (32, _VAE, 3),
+                (2, _NOISE, 3),
+                (2, _VAE, 3),
+                (2, _AEF, 3),
+                (32, _CENTER, 3),
+                (2, _CENTER, 3),
+                *((d, m, 4) for d in (32, 2) for m in (_NOISE, _VAE, _AEF)),
             )
-            for latent_dim in (32, 2)
         ),
         base=_VAE,
     ),
@@ -115,7 +117,7 @@ STUDIES = {
         options=(
             *_SHARED,
             *("--networks", "conv", "--learning-rate", "1e-3", "--batch-size", "64"),
-            *("--iterations", "10000", "--validation-interval", "500"),
+            *("--iterations", "10000", "--validation-interval", "1000"),
             *("--picture-interval", "5000", "--num-marginal-images", "2"),
         ),
         evaluation=("--num-images", "300"),
