@@ -23,7 +23,8 @@ demo: $(VENV)/package  ## Train a small model on the bundled digits
 	$(RUN) trainers/run.py
 
 test: $(VENV)/package-dev  ## Run the tests, all but those that need image data
-	$(RUN) -m pytest -m "not realdata" -n 2 --dist loadfile
+	$(RUN) -m pytest -m "not realdata" -n 2 --dist loadfile \
+		--no-loadscope-reorder
 
 lint: $(VENV)/package-dev  ## Check style, formatting and types
 	$(RUN) -m ruff check .

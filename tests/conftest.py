@@ -25,6 +25,20 @@ def pytest_configure(config):
     gc.set_threshold(100_000, 20, 10)
 
 
+def pytest_collection_modifyitems(items):
+    # Files with slow tests take longest. They come first, so that a process that has
+    # done its files does not wait for another that has just begun with such a one.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    # Half a million objects of imports live to the end. Each collection would look
+    # through all of them, and bring their pages back into the processor's caches.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)
@@ -39,14 +53,26 @@ def _module():
     """
     keras.utils.set_random_seed(0)
     yield
-    keras.utils.clear_session()
-    gc.collect()
+    keras.utils.clear_session()  # collects, too
 
 
 @pytest.fixture(scope="session")
 def mirrored():
     """Two replicas. One strategy per process: several break later collectives."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def training_alone(monkeypatch):
+    """Runs that only train, with history, checkpoints and the best model.
+
+    Pictures and the evaluation at the end are half of a short run: each makes graphs.
+    """
+    from aef_tfp.callbacks import Pictures
+    from aef_tfp.runs import training
+
+    monkeypatch.setattr(training, "_evaluate", lambda *arguments: [])
+    monkeypatch.setattr(Pictures, "pictures", lambda self: iter(()))
 
 
 @pytest.fixture

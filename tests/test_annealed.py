@@ -477,7 +477,7 @@ def test_events_and_models_that_do_not_fit_are_refused(linear):
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", [ExpandedAEF, VAE])
 def test_laplace_is_near_the_referee_on_trained_models(cls, digit_images):
-    small = {"num_layers": 2, "hidden_units": 32, "num_blocks": 1}
+    small = {"num_layers": 1, "hidden_units": 32, "num_blocks": 1}
     flow = {"core_flow": flows.MAF(8, **small)}
     if cls is VAE:
         flow = {"posterior_flow": flows.IAF(8, **small)}
@@ -490,7 +490,8 @@ def test_laplace_is_near_the_referee_on_trained_models(cls, digit_images):
         prior_flow=flows.MAF(8, **small),
         **flow,
     )
-    model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=200.0))
+    # All is over before a compiler would be done.
+    model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=200.0), jit_compile=False)
     model.fit(digit_images[:1300], batch_size=64, epochs=15, verbose=0)
     x = digit_images[1300:1350]
     estimate = inference.annealed_log_prob(model, x, num_steps=400, seed=0)
@@ -500,7 +501,7 @@ def test_laplace_is_near_the_referee_on_trained_models(cls, digit_images):
     assert error < 0.06
     assert abs(difference.mean()) < 0.2
     # Another dequantization, or no - log K, would be a nat or five away.
-    result = inference.sandwich(model, 50, proposals=["laplace"], num_steps=400, seed=0)
+    result = inference.sandwich(model, 50, proposals=["laplace"], num_steps=250, seed=0)
     gap = result.gap.numpy()
     assert -0.15 < gap.mean() < 0.2
     for bound in (result.lower, result.upper):

@@ -1,5 +1,8 @@
 """Evaluation of runs: records, tables, the command line."""
 
+import contextlib
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -50,15 +53,45 @@ def trained(tmp_path_factory, data_dir):
             if model == "pixel-maf":
                 base = "digits-pixel-maf-4x256"
             argv = [base, *small(model), *arguments, f"--run-dir={run_dir}"]
-            assert run.main([*argv, f"--data-dir={data_dir}"]) == 0
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert run.main([*argv, f"--data-dir={data_dir}"]) == 0
             done[key] = run_dir
+            of.printed[run_dir] = printed.getvalue()
         return done[key]
 
+    of.printed = {}
     return of
 
 
 def read(run_dir):
     return json.loads((run_dir / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix", "estimator"),
+    [
+        ("aef-linear", "joint", "no likelihood of x"),
+        ("vae", "elbo", "one-sample ELBO, a lower bound"),
+    ],
+)
+def test_runs_name_their_objective_and_the_marginal(model, prefix, estimator, trained):
+    run_dir = trained(model)
+    by_name = {record["name"]: record for record in read(run_dir)}
+    assert set(by_name) == {
+        f"{prefix}_log_prob",
+        f"{prefix}_bits_per_dim",
+        "marginal_log_prob",
+        "marginal_bits_per_dim",
+        "marginal_effective_sample_size",
+    }
+    assert by_name["marginal_bits_per_dim"]["num_samples"] == 2
+    assert by_name["marginal_bits_per_dim"]["num_images"] == 8
+    printed = trained.printed[run_dir]
+    assert estimator in printed
+    assert "importance sampling with - log K" in printed
+    name = f"{prefix}_bits_per_dim"
+    with (run_dir / "history.csv").open() as file:
+        assert {name, f"val_{name}"} <= set(next(csv.DictReader(file)))
 
 
 @pytest.mark.parametrize(

@@ -213,18 +213,16 @@ def tame(model):
 def log_marginal_by_grid(model, x):
     """Log of the sum of p(z, y) over a fine grid in the plane of the latents."""
     y, log_det = model._preprocess(x)
-    one = tf.ones((), tf.float64)
-    laplace = model._laplace_proposal(y, one, tf.constant([0, 0]))
+    # Nothing of the proposal is in it. The posteriors are a few steps wide at least.
     step = 0.1
     nodes = np.arange(-14.0, 14.0, step)
     grid = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 1, 2)
-    z = laplace.mode + tf.linalg.matvec(laplace.factor, tf.constant(grid))
+    z = tf.repeat(tf.constant(grid), len(y), axis=1)
     log_joint = model._latent_log_prob(z, y).numpy()
     # The edge holds nothing: the grid misses nothing.
     edge = np.abs(grid[:, 0]).max(-1) > 13.7
     assert (log_joint[edge].max(0) < log_joint.max(0) - 14.0).all()
-    area = np.linalg.slogdet(laplace.factor.numpy())[1] + 2 * np.log(step)
-    return logsumexp(log_joint, axis=0) + area + log_det
+    return logsumexp(log_joint, axis=0) + 2 * np.log(step) + log_det
 
 
 @pytest.mark.parametrize("decoder_scale", ["independent", "dependent"])

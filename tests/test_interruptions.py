@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
 import launch  # noqa: E402
 
-RUN = [*SMALL, "--iterations=10", "--validation-interval=4", "--save-interval=3"]
+RUN = [*SMALL, "--networks=dense", "--iterations=10", "--validation-interval=4"]
+RUN += ["--save-interval=3"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def at_iteration(monkeypatch, iteration, action):
     ("number", "iteration", "saved"),
     [(signal.SIGTERM, 6, 6), (signal.SIGINT, 8, 8), (signal.SIGHUP, 7, 7)],
 )
+@pytest.mark.usefixtures("training_alone")
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     number, iteration, saved, straight, tmp_path, monkeypatch, capfd
 ):
@@ -132,6 +134,7 @@ def run_splits(config):
     return training.load_run_splits(config, data_dir=None, download=False)
 
 
+@pytest.mark.usefixtures("training_alone")
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(straight, tmp_path):
     run_dir = shutil.copytree(straight, tmp_path / "damaged")
     flip_a_byte(run_dir / "checkpoints" / "iteration-00000010" / "model.weights.h5")
@@ -266,6 +269,7 @@ def test_two_processes_do_not_train_in_one_directory(straight):
     assert subprocess.run(command).returncode == 0
 
 
+@pytest.mark.usefixtures("training_alone")
 def test_data_that_fail_in_mid_run_end_in_one_line(tmp_path, monkeypatch, capsys):
     reads = []
 
@@ -308,6 +312,7 @@ DIVERGING = [*RUN, "--learning-rate=1e30", "--steps-per-execution=1"]
         (["--iterations=8"], "after iteration 8: No validation had a finite loss"),
     ],
 )
+@pytest.mark.usefixtures("training_alone")
 def test_a_run_that_diverges_says_where_and_keeps_nothing_bad(
     arguments, message, tmp_path, capsys
 ):

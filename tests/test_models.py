@@ -74,7 +74,9 @@ def test_partitioned_log_prob_is_the_full_jacobian(event_shape, arguments, rng):
     model = small_model(PartitionedAEF, event_shape, 3, **arguments)
     x = tf.constant(rng.uniform(0.05, 0.95, size=(3, *event_shape)))
     got = model.log_prob(x)
-    to_base = with_log_det(model.distribution.bijector.inverse)
+    # An IAF as the core flow is sequential in this direction.
+    loops = not isinstance(arguments.get("core_flow", "none"), str)
+    to_base = with_log_det(model.distribution.bijector.inverse, as_graph=not loops)
     for i in range(3):
         base, log_det = to_base(x[i : i + 1])
         expected = standard_normal_log_prob(*base) + log_det

@@ -122,6 +122,7 @@ def test_pictures_show_something(finished, name):
     assert image.std() > 20
 
 
+@pytest.mark.usefixtures("training_alone")
 def test_a_resumed_run_ends_like_an_uninterrupted_one(finished, data_dir, tmp_path):
     run_dir = tmp_path / "resumed"
     shared = [f"--data-dir={data_dir}"]
@@ -162,6 +163,7 @@ def test_a_run_resumed_between_two_validations_keeps_its_count(
     assert [record["name"] for record in records] == ["log_prob", "bits_per_dim"] * 2
 
 
+@pytest.mark.usefixtures("training_alone")
 def test_patience_is_counted_in_iterations(data_dir, tmp_path):
     run_dir = tmp_path / "patient"
     arguments = [*SMALL, "--iterations=40", "--validation-interval=2", "--patience=6"]
@@ -172,38 +174,6 @@ def test_patience_is_counted_in_iterations(data_dir, tmp_path):
     # It has ended: resuming trains no further.
     assert run.main([f"--resume={run_dir}", f"--data-dir={data_dir}"]) == 0
     assert [int(row["iteration"]) for row in history(run_dir)] == [2, 4, 6, 8]
-
-
-@pytest.mark.parametrize(
-    ("model", "prefix", "estimator"),
-    [
-        ("aef-linear", "joint", "no likelihood of x"),
-        ("vae", "elbo", "one-sample ELBO, a lower bound"),
-    ],
-)
-def test_runs_name_their_objective_and_the_marginal(
-    model, prefix, estimator, data_dir, tmp_path, capsys
-):
-    run_dir = tmp_path / "run"
-    arguments = [f"digits-{model}-2", *SMALL, "--iterations=2", "--num-samples=4"]
-    arguments += ["--num-marginal-images=20", f"--run-dir={run_dir}"]
-    assert run.main([*arguments, f"--data-dir={data_dir}"]) == 0
-    records = json.loads((run_dir / "metrics.json").read_text())
-    by_name = {record["name"]: record for record in records}
-    assert set(by_name) == {
-        f"{prefix}_log_prob",
-        f"{prefix}_bits_per_dim",
-        "marginal_log_prob",
-        "marginal_bits_per_dim",
-        "marginal_effective_sample_size",
-    }
-    assert by_name["marginal_bits_per_dim"]["num_samples"] == 4
-    assert by_name["marginal_bits_per_dim"]["num_images"] == 20
-    printed = capsys.readouterr().out
-    assert estimator in printed
-    assert "importance sampling with - log K" in printed
-    name = f"{prefix}_bits_per_dim"
-    assert {name, f"val_{name}"} <= set(history(run_dir)[0])
 
 
 @pytest.mark.parametrize(

@@ -482,6 +482,11 @@ def test_a_run_that_can_only_be_read_is_evaluated(number, run_dir, capsys, monke
     assert {path.name for path in run_dir.iterdir()} == names
     config = EvaluationConfig(num_images=2, proposal="laplace", num_samples=2)
     told = pytest.warns(UserWarning, match="numbers are not kept")
+    if number != errno.EROFS:
+        # The numbers of another proposal, too, but once: they take graphs.
+        monkeypatch.setattr(
+            evaluation, "likelihood_records", lambda *args, **kwargs: [RECORD]
+        )
     with read_only(run_dir, monkeypatch, number), told:
         assert evaluation.evaluate_run(run_dir, config, verbose=0)
 
@@ -523,7 +528,8 @@ def test_a_training_and_two_evaluations_survive_being_killed(capsys):
 
 def test_a_best_model_that_is_gone_is_made_anew(tmp_path, capsys):
     run_dir = tmp_path / "run"
-    argv = [*SMALL, "--validation-interval=4", f"--run-dir={run_dir}"]
+    argv = [*SMALL, "--networks=dense", "--validation-interval=4"]
+    argv += [f"--run-dir={run_dir}"]
     assert run.main([*argv, "--iterations=8", "--patience=100"]) == 0
     path = run_dir / "best.keras"
     label = saved.read_label(path)

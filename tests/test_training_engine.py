@@ -427,8 +427,8 @@ def test_overfits_64_images(cls, digit_images):
         (8, 8, 1),
         16,
         num_levels=17,
-        core_flow=flows.MAF(16, num_layers=2),
-        prior_flow=flows.MAF(16, num_layers=2),
+        core_flow=flows.MAF(16, num_layers=2, hidden_units=64),
+        prior_flow=flows.MAF(16, num_layers=2, hidden_units=64),
     )
     model.compile(
         keras.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=25

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from kill_and_resume import final_weights
 
+from aef_tfp.runs import training
+from aef_tfp.runs.commands import train as run
+
 ROOT = Path(__file__).parents[1]
 
 SETTINGS = [
@@ -27,21 +30,6 @@ SETTINGS = [
     "--num-samples=4",
     "--num-marginal-images=8",
 ]
-
-# Two replicas on the one CPU of a machine; MirroredStrategy itself takes GPUs only.
-TWO_REPLICAS = """
-import sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-two = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, two)
-sys.path.insert(0, "trainers")
-import run
-from aef_tfp.runs import training
-mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-training.get_strategy = lambda name: mirrored
-sys.exit(run.main(sys.argv[1:]))
-"""
 
 
 def start(command, *arguments):
@@ -61,18 +49,19 @@ def finished(process, seconds=150):
 
 
 @pytest.mark.slow
-def test_two_workers_two_replicas_and_one_device_end_alike(tmp_path):
+def test_two_workers_two_replicas_and_one_device_end_alike(
+    tmp_path, monkeypatch, mirrored
+):
     # More than an epoch, but few: rounding differs, and Adam lets that grow.
     shared = [*SETTINGS, "--iterations=60"]
-    commands = {
-        "workers": ["trainers/launch.py", "--workers=2"],
-        "replicas": ["-c", TWO_REPLICAS],
-        "device": ["trainers/run.py", "--strategy=none"],
-    }
-    for name, command in commands.items():
-        output = finished(start(command, *shared, f"--run-dir={tmp_path / name}"))
-        if name == "workers":
-            assert "[worker 1] Done; the first worker evaluates" in output
+    device = [*shared, "--strategy=none", f"--run-dir={tmp_path / 'device'}"]
+    assert run.main(device) == 0
+    # On the one CPU of this machine; by itself, MirroredStrategy takes GPUs only.
+    monkeypatch.setattr(training, "get_strategy", lambda name: mirrored)
+    assert run.main([*shared, f"--run-dir={tmp_path / 'replicas'}"]) == 0
+    command = ["trainers/launch.py", "--workers=2", *shared]
+    output = finished(start(command, f"--run-dir={tmp_path / 'workers'}"))
+    assert "[worker 1] Done; the first worker evaluates" in output
     expected = final_weights(tmp_path / "device")
     environment = json.loads((tmp_path / "workers" / "environment.json").read_text())
     assert environment["strategy"] == "CollectiveAllReduceStrategy"
