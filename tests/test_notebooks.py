@@ -4,12 +4,13 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -150,33 +151,40 @@ def test_names_no_folder_of_a_machine(name):
     assert re.findall(r"/(?:home|Users|root|tmp|work|mnt)\b|~/|\.\./", text) == []
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One kernel for all notebooks: each would import TensorFlow for itself."""
+    place = tmp_path_factory.mktemp("notebooks")
+    environment = {
+        **os.environ,
+        # Nothing of the user's: neither settings nor data, nor a log level.
+        "IPYTHONDIR": str(place / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(place / "jupyter"),
+        "MPLCONFIGDIR": str(place / "matplotlib"),
+        "TFDS_DATA_DIR": str(place / "data"),
+    }
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    manager = AsyncKernelManager(kernel_name="python3")
+    run_sync(manager.start_kernel)(cwd=place, env=environment)
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.slow
 @each_notebook
-def test_runs_with_small_values(name, tmp_path):
+def test_runs_with_small_values(name, kernel):
     notebook = read(name)
     lines = [f"{key} = {value!r}" for key, value in SMALL[name].items()]
     place = notebook.cells.index(code_cells(notebook)[0]) + 1
     notebook.cells.insert(place, nbformat.v4.new_code_cell("\n".join(lines)))
-    source = tmp_path / f"{name}.ipynb"
-    nbformat.write(notebook, source)
-    environment = {
-        **os.environ,
-        # Nothing of the user's: neither settings nor data, nor a log level.
-        "IPYTHONDIR": str(tmp_path / "ipython"),
-        "JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter"),
-        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
-        "TFDS_DATA_DIR": str(tmp_path / "data"),
-    }
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
-    command += [source.name, "--output", "executed.ipynb"]
-    command += ["--ExecutePreprocessor.timeout=300"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
-    outputs = [output for cell in code_cells(executed) for output in cell.outputs]
+    # Nothing of the notebook before.
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    client = NotebookClient(notebook, km=kernel, timeout=300)
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     noise = [output.text for output in outputs if output.get("name") == "stderr"]
     assert noise == []
