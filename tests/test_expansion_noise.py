@@ -176,6 +176,12 @@ def test_the_methods_are_those_of_a_bound(trained):
     assert trained.proposal_scale("encoder") == 0.2
 
 
+def test_the_noise_of_a_model_is_not_changed(trained):
+    # What was traced would go on with the former one.
+    with pytest.raises(AttributeError, match="expansion_noise"):
+        trained.expansion_noise = 0.5
+
+
 def test_encodings_have_no_noise(trained, digit_images):
     x = digit_images[:4]
     np.testing.assert_array_equal(trained.encode(x), trained.encode(x))

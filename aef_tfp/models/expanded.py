@@ -147,7 +147,7 @@ class ExpandedAEF(Marginal, EventModel):
                 "expansion_noise must be a finite number of at least 0, got "
                 f"{expansion_noise!r}."
             )
-        self.expansion_noise = float(expansion_noise)
+        self._expansion_noise = float(expansion_noise)
         density = self.events.dtype
         self._standardization = None
         if self.expansion_noise:
@@ -174,6 +174,11 @@ class ExpandedAEF(Marginal, EventModel):
                 f"[batch, {', '.join(map(str, output.shape[1:]))}]."
             )
         self._complete()
+
+    @property
+    def expansion_noise(self) -> float:
+        """Noise on the features, as a fraction of their spread; fixed, like layers."""
+        return self._expansion_noise
 
     def _parts(self):
         parts = {**super()._parts(), "expansion": (self.expansion, self.event_shape)}
