@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from test_models import small_model
 
 from aef_tfp import flows
@@ -19,7 +21,7 @@ from aef_tfp.engine.noise import (
     uniform_noise,
 )
 from aef_tfp.engine.tracing import traced
-from aef_tfp.models import IWAE, ExpandedAEF, PartitionedAEF
+from aef_tfp.models import IWAE, Autoencoder, ExpandedAEF, PartitionedAEF
 
 FLOATS = np.random.default_rng(3).uniform(0.05, 0.95, (96, 4, 4, 1)).astype("float32")
 
@@ -547,3 +549,33 @@ def test_the_collector_of_cycles_rests_while_graphs_are_made():
     run(iter(batches(FLOATS)))
     assert gc.isenabled()
     assert states == [False] * 4
+
+
+def test_the_first_step_runs_as_it_was_traced(digit_images, monkeypatch):
+    # The tests have TensorFlow's switch off for their whole process.
+    switch = tf.config.optimizer
+    former = switch.get_experimental_options()
+    switch.set_experimental_options({**former, "disable_meta_optimizer": False})
+
+    def improves():
+        options = context.context().function_call_options
+        config = tf.compat.v1.ConfigProto.FromString(options.config_proto_serialized)
+        return not config.graph_options.rewrite_options.disable_meta_optimizer
+
+    seen = []
+    run = polymorphic_function.Function.__call__
+
+    def spied(function, *arguments, **keywords):
+        seen.append(improves())
+        return run(function, *arguments, **keywords)
+
+    monkeypatch.setattr(polymorphic_function.Function, "__call__", spied)
+    try:
+        model = Autoencoder((8, 8, 1), 1, encoder="dense", decoder="dense")
+        model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+        model.fit(digit_images[:8], batch_size=8, verbose=0)
+        assert False in seen
+        # For the rest of the process it is as it was.
+        assert improves()
+    finally:
+        switch.set_experimental_options(former)

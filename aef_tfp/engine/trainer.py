@@ -6,6 +6,7 @@ strategy, and applies a non-finite update. Everything around the step (progress 
 callbacks, history) remains Keras's.
 """
 
+import contextlib
 import types
 import weakref
 from abc import abstractmethod
@@ -26,7 +27,7 @@ from aef_tfp.engine.examples import unpack_batch
 from aef_tfp.engine.gate import Gate
 from aef_tfp.engine.refusals import Refusals
 from aef_tfp.engine.steps import TRAIN, Steps
-from aef_tfp.engine.tracing import traced, tracing
+from aef_tfp.engine.tracing import as_traced, traced, tracing
 from aef_tfp.engine.update import Update, update_of
 from aef_tfp.memory import keep_freed_memory
 from aef_tfp.networks.convolutions import arranging_for_xla
@@ -338,9 +339,13 @@ class LikelihoodTrainer(Steps, keras.Model):
             return steps, result()
 
         compiled = run if self.run_eagerly else tf.function(run, reduce_retracing=True)
+        # What TensorFlow's improvements are made for.
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        pays = has_gpu or self.distribute_strategy.num_replicas_in_sync > 1
 
         def run_or_stop(iterator):
-            with self._refusals.telling():
+            running = contextlib.nullcontext() if pays else as_traced()
+            with self._refusals.telling(), running:
                 steps, logs = compiled(iterator)
             if int(steps) == 0:
                 if not self._have_data_come:
