@@ -27,6 +27,7 @@ __all__ = [
     "differences",
     "digest_of",
     "library_versions",
+    "read_per_image",
     "read_records",
     "summary",
 ]
@@ -154,35 +155,42 @@ def append_records(run_dir: str | Path, records: Sequence[Record]) -> None:
     options: dict[str, Any] = {"doing": "writing metrics.json of", "wait_seconds": 60.0}
     with locked(run_dir, ".metrics.lock", **options):
         entries = [entry for entry, _ in _read(run_dir)]
-        kept = _keep_per_image(run_dir, records)
         for record in records:
-            entry = vars(record) | {"per_image_file": kept.get(record.name)}
+            file = _keep_per_image(run_dir, record)
+            entry = vars(record) | {"per_image_file": file}
             del entry["per_image"]
             entries.append(entry)
         text = json.dumps(entries, indent=2) + "\n"
         replace_text(run_dir / "metrics.json", text)
 
 
-def _keep_per_image(run_dir: Path, records: Sequence[Record]) -> dict[str, str]:
-    """Writes the numbers of each image; returns the file's name by that of a record."""
-    arrays = {
-        record.name: np.asarray(record.per_image)
-        for record in records
-        if record.per_image is not None and _unit(record.name)
-    }
-    if not arrays:
-        return {}
+def _keep_per_image(run_dir: Path, record: Record) -> str | None:
+    """Writes the numbers of each image; returns the file's name in the directory."""
+    if record.per_image is None or not _unit(record.name):
+        return None
     number = 1
     # metrics.json may have begun anew.
     while (path := run_dir / "per-image" / f"{number}.npz").exists():
         number += 1
+    arrays: dict[str, Any] = {record.name: np.asarray(record.per_image)}
     replace_file(path, lambda aside: np.savez(aside, allow_pickle=False, **arrays))
-    return dict.fromkeys(arrays, str(path.relative_to(run_dir)))
+    return str(path.relative_to(run_dir))
 
 
-def _per_image(run_dir: Path, record: Record) -> np.ndarray:
-    """Reads the numbers of each image, which were kept."""
-    path = run_dir / (record.per_image_file or "")
+def read_per_image(run_dir: str | Path, record: Record) -> np.ndarray:
+    """Reads the number of each image, which an evaluation has kept.
+
+    Args:
+        run_dir: The run's directory.
+        record: One of its records, with a `per_image_file`.
+
+    Returns:
+        `[num_images]`.
+
+    Raises:
+        DamagedFile: If the file is gone, or not what was written.
+    """
+    path = Path(run_dir) / (record.per_image_file or "")
     advice = "evaluate again"
     if not path.is_file():
         raise DamagedFile(path, "is gone", advice)
@@ -213,23 +221,20 @@ def differences(runs: Mapping[str, Path]) -> str:
     Raises:
         DamagedFile: If metrics.json, or a file of numbers per image, is damaged.
     """
-    (first, first_dir), *others = runs.items()
-
-    def newest(run: str, run_dir: Path) -> dict[tuple, Record]:
-        return {
-            (record.seed, *_key(record, run)): record
-            for record in read_records(run_dir)
-            if record.per_image_file
-        }
-
-    base = newest(first, first_dir)
+    newest = {
+        run: {_key(record, run): record for record in read_records(run_dir)}
+        for run, run_dir in runs.items()
+    }
+    first, *others = runs
     rows: list[tuple[str, ...]] = []
-    for key, theirs in base.items():
-        for run, run_dir in others:
-            ours = newest(run, run_dir).get(key)
-            if ours is None:
+    for key, theirs in newest[first].items():
+        for run in others:
+            ours = newest[run].get(key)
+            if ours is None or ours.seed != theirs.seed:
                 continue
-            gap = _per_image(run_dir, ours) - _per_image(first_dir, theirs)
+            if not (ours.per_image_file and theirs.per_image_file):
+                continue
+            gap = read_per_image(runs[run], ours) - read_per_image(runs[first], theirs)
             error = gap.std(ddof=1) / math.sqrt(len(gap))
             value = f"{gap.mean():+.4f} +- {error:.4f} {_unit(ours.name)}"
             rows.append((run, _row(ours), value))

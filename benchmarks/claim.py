@@ -11,6 +11,7 @@ there; --dry-run prints the commands of all rows instead.
 import argparse
 import dataclasses
 import json
+import math
 import shlex
 import signal
 import subprocess
@@ -18,9 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-from aef_tfp.records import Record, read_records
+from aef_tfp.records import Record, read_per_image, read_records
 
 _ROOT = Path(__file__).parents[1]
 _DOCS = _ROOT / "docs" / "choosing.md"
@@ -201,11 +200,6 @@ def _found(run_dir: Path, name: str, proposal: str | None) -> Record | None:
     return fitting[-1] if fitting else None
 
 
-def _per_image(run_dir: Path, record: Record) -> np.ndarray:
-    with np.load(run_dir / record.per_image_file) as arrays:
-        return arrays[record.name]
-
-
 def _text(record: Record | None) -> str:
     return "" if record is None else f"{record.value:.4f}"
 
@@ -216,7 +210,7 @@ def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
     theirs = _found(base_dir, f"marginal_{name}", "laplace")
     if ours is None or theirs is None or run_dir == base_dir:
         return ""
-    gap = _per_image(run_dir, ours) - _per_image(base_dir, theirs)
+    gap = read_per_image(run_dir, ours) - read_per_image(base_dir, theirs)
     digits = 4 if name == "bits_per_dim" else 2
     error = gap.std(ddof=1) / len(gap) ** 0.5
     return f"{gap.mean():+.{digits}f} ± {error:.{digits}f}"
@@ -291,7 +285,9 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--data-dir", default="DIR", help="folder of TFDS data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/claim"))
-    parser.add_argument("--minutes", type=float, default=0, help="start nothing later")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start no row later than this"
+    )
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
     study = STUDIES[arguments.study]

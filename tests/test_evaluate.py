@@ -15,6 +15,7 @@ from aef_tfp import data, metrics
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
 from aef_tfp.models import Autoencoder
+from aef_tfp.records import read_per_image
 from aef_tfp.runs.commands import evaluate
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
@@ -359,9 +360,27 @@ def test_differences_are_those_of_each_image(tmp_path, rng):
     ]
     assert line.startswith("b  log_prob (test, 50 images)")
     assert metrics.differences({"a": first, "c": third}) == ""
+    # Older numbers, of other weights, do not stand in for the newest.
+    kept(second, images, seed=1)
+    assert metrics.differences({"a": first, "b": second}) == ""
     # metrics.json alone is as readable as before.
     assert "per_image" not in read(first)[0]
     assert all(r.per_image is None for r in metrics.read_records(first))
+
+
+def test_records_of_one_name_keep_numbers_of_their_own(tmp_path):
+    facts = {"split": "test", "estimator": "e", "images": "0123abcd"}
+    records = [
+        record
+        for proposal, values in (("encoder", [1.0, 2.0]), ("laplace", [3.0, 5.0]))
+        for record in records_of_means(
+            {"marginal_log_prob": np.array(values)}, proposal=proposal, **facts
+        )
+    ]
+    metrics.append_records(tmp_path, records)
+    first, second = metrics.read_records(tmp_path)
+    np.testing.assert_array_equal(read_per_image(tmp_path, first), [1.0, 2.0])
+    np.testing.assert_array_equal(read_per_image(tmp_path, second), [3.0, 5.0])
 
 
 def test_numbers_per_image_that_are_gone_or_damaged_are_named(tmp_path):

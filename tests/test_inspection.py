@@ -75,6 +75,21 @@ def test_blur_shows_in_the_highest_octave(rng):
     assert 0.3 < spread / expected < 3.0
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 16, 1), (4, 8, 8, 1), (4, 256)])
+def test_spectra_of_unlike_sets_are_refused(shape, rng):
+    images = rng.uniform(size=(4, 16, 16, 1))
+    with pytest.raises(ValueError, match="2 images or more of one shape"):
+        metrics.sharpness_records(images, np.zeros(shape), split="test")
+
+
+def test_blank_images_have_no_ratio(rng):
+    images = rng.uniform(size=(4, 8, 8, 1))
+    blank = np.zeros_like(images)
+    assert metrics.sharpness_records(blank, images, split="test") == []
+    records = metrics.sharpness_records(images, blank, split="test")
+    assert [record.value for record in records] == [0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

@@ -72,10 +72,16 @@ def clip(optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor) -> list:
 @contextlib.contextmanager
 def without_clipping(optimizer: keras.Optimizer) -> Iterator[None]:
     """Within it, the optimizer takes gradients as they are."""
-    optimizer = updating_optimizer(optimizer)
-    former = {name: getattr(optimizer, name) for name in _SETTINGS}
-    for name in _SETTINGS:
-        setattr(optimizer, name, None)
+    with having(updating_optimizer(optimizer), **dict.fromkeys(_SETTINGS)):
+        yield
+
+
+@contextlib.contextmanager
+def having(optimizer: keras.Optimizer, **settings: Any) -> Iterator[None]:
+    """Within it, the optimizer has these settings."""
+    former = {name: getattr(optimizer, name) for name in settings}
+    for name, value in settings.items():
+        setattr(optimizer, name, value)
     try:
         yield
     finally:

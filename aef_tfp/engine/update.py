@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.engine.clipping import num_steps
+from aef_tfp.engine.clipping import having, num_steps
 
 __all__ = ["FlatUpdate", "Update", "update_of"]
 
@@ -100,13 +100,13 @@ class FlatUpdate(Update):
         self.vector = self._new()
         optimizer = self.optimizer
         # Else it would average the vector, which nothing but the update looks at.
-        with _having(optimizer, use_ema=False):
+        with having(optimizer, use_ema=False):
             optimizer.build([self.vector])
         # In an object of its own: Keras takes a variable for the optimizer's state.
         optimizer.flat_update = types.SimpleNamespace(vector=self.vector)
         if optimizer.use_ema:
             # What all optimizers share, which is the averages alone.
-            with _having(optimizer, gradient_accumulation_steps=None):
+            with having(optimizer, gradient_accumulation_steps=None):
                 keras.optimizers.Optimizer.build(optimizer, self._weights)
 
     def _new(self) -> keras.Variable:
@@ -124,16 +124,11 @@ class FlatUpdate(Update):
     def around(
         self, gradients: Sequence[Any], variables: Sequence[Any]
     ) -> Iterator[None]:
-        """Around `apply`, fills the vector and empties it; then averages the weights.
-
-        Args:
-            gradients: What `apply` gets, or its replicas.
-            variables: Their weights.
-        """
+        """Fills the vector and empties it; then averages the weights."""
         self._gather()
         # Keras would average weights that have their values after it only. Replicas
         # are threads, which cannot each set this and set it back.
-        with _having(self.optimizer, use_ema=False):
+        with having(self.optimizer, use_ema=False):
             yield
         self._spread(gradients, variables)
         if self.optimizer.use_ema:
@@ -204,19 +199,6 @@ def update_of(
     return (FlatUpdate if _is_elementwise(optimizer, variables) else Update)(
         optimizer, variables
     )
-
-
-@contextlib.contextmanager
-def _having(optimizer: keras.Optimizer, **settings: Any) -> Iterator[None]:
-    """Within it, the optimizer has these settings."""
-    former = {name: getattr(optimizer, name) for name in settings}
-    for name, value in settings.items():
-        setattr(optimizer, name, value)
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            setattr(optimizer, name, value)
 
 
 def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool:

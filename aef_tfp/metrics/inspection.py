@@ -80,22 +80,34 @@ def sharpness_records(
 
     Returns:
         Records `power_ratio_4_to_8` and so on: mean power of the generated images over
-        that of the real ones. The standard error is that over both sets.
+        that of the real ones, where those have any. The standard error is that over
+        both sets.
+
+    Raises:
+        ValueError: If a set has fewer than 2 images, or their shapes differ.
     """
+    shapes = np.shape(images), np.shape(generated)
+    if shapes[0][1:] != shapes[1][1:] or min(shape[0] for shape in shapes) < 2:
+        raise ValueError(
+            "spectra are compared of 2 images or more of one shape, got images "
+            f"{shapes[0]} and {what} {shapes[1]}."
+        )
     ours, theirs = octave_powers(generated), octave_powers(images)
     records = []
     for octave in theirs:
         means, errors = [], []
         for values in (ours[octave], theirs[octave]):
-            mean = max(values.mean(), np.finfo(np.float64).tiny)
-            means.append(mean)
-            errors.append(values.std(ddof=1) / len(values) ** 0.5 / mean)
+            means.append(values.mean())
+            errors.append(values.std(ddof=1) / len(values) ** 0.5)
+        if not means[1]:
+            # All are blank: nothing is a multiple of that.
+            continue
         ratio = means[0] / means[1]
         records.append(
             Record(
                 name=f"{prefix}power_ratio_{octave}",
                 value=float(ratio),
-                standard_error=float(ratio * np.hypot(*errors)),
+                standard_error=float(np.hypot(errors[0], ratio * errors[1]) / means[1]),
                 estimator=f"power of {what} over that of images, by octaves of spatial "
                 "frequency (periods per side)",
                 num_images=len(ours[octave]),
