@@ -15,7 +15,8 @@ from aef_tfp import __main__
 from aef_tfp.runs import commands
 from aef_tfp.runs.commands import COMMANDS, evaluate, export, presets, reproduce
 from aef_tfp.runs.commands import train as run
-from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig, get_preset
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
+from aef_tfp.runs.presets import PRESETS, get_preset
 from aef_tfp.runs.unread import unread_by_evaluation, unread_by_run
 from aef_tfp.terminal import as_typed
 

@@ -15,8 +15,9 @@ from sklearn.datasets import load_digits
 from aef_tfp import data
 from aef_tfp.data import fingerprint, prepared, storage
 from aef_tfp.data.digits import Digits
-from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig, get_preset
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.paper import EXHIBITS
+from aef_tfp.runs.presets import PRESETS, get_preset
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from aef_tfp.data.image_files import EXTENSIONS, read_image
 from aef_tfp.data.npz_names import NAMES, split_names
 from aef_tfp.data.splits import SPLITS, drawn_sizes
 from aef_tfp.networks.residual import residual_stages
-from aef_tfp.runs.config import CHOSEN, PRESETS, RunConfig, RunSettings, get_preset
+from aef_tfp.runs.config import CHOSEN, RunConfig, RunSettings
 from aef_tfp.runs.defaults import choose
 from aef_tfp.runs.evaluation import evaluate_run, load_run_splits, tune
+from aef_tfp.runs.presets import PRESETS, get_preset
 
 
 def one_line(message):

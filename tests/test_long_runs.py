@@ -20,7 +20,8 @@ from aef_tfp.callbacks import MarginalBits
 from aef_tfp.engine.update import update_of
 from aef_tfp.runs import building, config, defaults, evaluation, training
 from aef_tfp.runs.commands import train as run
-from aef_tfp.runs.config import RunConfig, RunSettings, get_preset
+from aef_tfp.runs.config import RunConfig, RunSettings
+from aef_tfp.runs.presets import get_preset
 
 RUN = [
     "digits-aef-linear-2",

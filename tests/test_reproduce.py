@@ -15,8 +15,9 @@ from aef_tfp.data.registry import DATASETS
 from aef_tfp.runs import paper
 from aef_tfp.runs.commands import evaluate, reproduce
 from aef_tfp.runs.commands import train as run
-from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.paper import reproduction
+from aef_tfp.runs.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 

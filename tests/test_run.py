@@ -16,7 +16,8 @@ from aef_tfp.data import dataset_info
 from aef_tfp.pictures import save_png
 from aef_tfp.runs.commands import evaluate
 from aef_tfp.runs.commands import train as run
-from aef_tfp.runs.config import DEFAULT_PRESET, PRESETS, RunConfig, get_preset
+from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.presets import DEFAULT_PRESET, PRESETS, get_preset
 from aef_tfp.runs.training import build_model
 
 ROOT = Path(__file__).parents[1]

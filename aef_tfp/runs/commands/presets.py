@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from aef_tfp.runs.command_line import parse, run_command
-from aef_tfp.runs.config import PRESETS, RunConfig, RunSettings
+from aef_tfp.runs.config import RunConfig, RunSettings
+from aef_tfp.runs.presets import PRESETS
 from aef_tfp.terminal import as_typed
 
 __all__ = ["main", "preset_list"]

@@ -14,14 +14,10 @@ from aef_tfp.data import check_source
 from aef_tfp.records import summary
 from aef_tfp.runs.command_line import named_options, parse, run_command
 from aef_tfp.runs.commands.presets import preset_list
-from aef_tfp.runs.config import (
-    DEFAULT_PRESET,
-    RunConfig,
-    RunSettings,
-    get_preset,
-)
+from aef_tfp.runs.config import RunConfig, RunSettings
 from aef_tfp.runs.consistency import check_resumed
 from aef_tfp.runs.defaults import pays_to_compile, without_patience
+from aef_tfp.runs.presets import DEFAULT_PRESET, get_preset
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
 from aef_tfp.terminal import as_typed, import_quietly, waiting
 

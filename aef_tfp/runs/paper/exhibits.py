@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aef_tfp.runs.config import ModelName, RunConfig, get_preset
+from aef_tfp.runs.config import ModelName, RunConfig
 from aef_tfp.runs.paper.published import (
     TABLE_1,
     TABLE_2,
@@ -24,6 +24,7 @@ from aef_tfp.runs.paper.published import (
     Sizes,
     Table,
 )
+from aef_tfp.runs.presets import get_preset
 
 __all__ = [
     "ESTIMATE",

@@ -9,7 +9,7 @@ from typing import Any
 
 from aef_tfp.data.registry import dataset_info
 from aef_tfp.records import read_records
-from aef_tfp.runs.config import PRESETS, EvaluationConfig, RunConfig
+from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.defaults import pays_to_compile
 from aef_tfp.runs.paper.exhibits import (
     ESTIMATE,
@@ -19,6 +19,7 @@ from aef_tfp.runs.paper.exhibits import (
     Experiment,
     run_name,
 )
+from aef_tfp.runs.presets import PRESETS
 from aef_tfp.runs.unread import not_downloaded, unread_by_evaluation, unread_by_run
 from aef_tfp.saved import checkpoint_paths, read_checkpoint_state, read_label
 from aef_tfp.terminal import as_typed, import_quietly
