@@ -216,7 +216,8 @@ def differences(runs: Mapping[str, Path]) -> str:
         runs: Run directories by the name of their run, two or more.
 
     Returns:
-        Lines for the terminal; "" if nothing can be paired.
+        Lines for the terminal, with the reason where an equal quantity of equal images
+        cannot be paired; "" if the runs share no mean over images.
 
     Raises:
         DamagedFile: If metrics.json, or a file of numbers per image, is damaged.
@@ -230,13 +231,18 @@ def differences(runs: Mapping[str, Path]) -> str:
     for key, theirs in newest[first].items():
         for run in others:
             ours = newest[run].get(key)
-            if ours is None or ours.seed != theirs.seed:
+            if ours is None:
                 continue
-            if not (ours.per_image_file and theirs.per_image_file):
+            reason = _why_not_paired({run: ours, first: theirs})
+            if reason is None:
+                gap = read_per_image(runs[run], ours)
+                gap -= read_per_image(runs[first], theirs)
+                error = gap.std(ddof=1) / math.sqrt(len(gap))
+                value = f"{gap.mean():+.4f} +- {error:.4f} {_unit(ours.name)}"
+            elif reason:
+                value = f"not paired: {reason}"
+            else:
                 continue
-            gap = read_per_image(runs[run], ours) - read_per_image(runs[first], theirs)
-            error = gap.std(ddof=1) / math.sqrt(len(gap))
-            value = f"{gap.mean():+.4f} +- {error:.4f} {_unit(ours.name)}"
             rows.append((run, _row(ours), value))
     if not rows:
         return ""
@@ -247,6 +253,22 @@ def differences(runs: Mapping[str, Path]) -> str:
     ]
     title = f"minus {first}, mean of the differences of each image:"
     return "\n".join([title, *map(str.rstrip, lines)])
+
+
+def _why_not_paired(two: Mapping[str, Record]) -> str | None:
+    """Returns a reason, "" for what is no mean over images, or None if they pair."""
+    kept = [record.per_image_file is not None for record in two.values()]
+    is_mean = any(kept) or all(_unit(record.name) for record in two.values())
+    if not is_mean:
+        return ""
+    if len({record.seed for record in two.values()}) > 1:
+        return " and ".join(
+            f"seed {record.seed} of {run}" for run, record in two.items()
+        )
+    if not all(kept):
+        old = [run for run, is_kept in zip(two, kept, strict=True) if not is_kept]
+        return f"evaluate {' and '.join(old)} again, to keep the number of each image"
+    return None
 
 
 def summary(records: Sequence[Record]) -> str:

@@ -349,7 +349,7 @@ def test_differences_are_those_of_each_image(tmp_path, rng):
     third = kept(tmp_path / "c", images, images="4567abcd")
     kept(third, images, seed=1)
     text = metrics.differences({"a": first, "b": second, "c": third})
-    title, line = text.splitlines()
+    title, line, _ = text.splitlines()
     assert title.startswith("minus a, ")
     error = gaps.std(ddof=1) / np.sqrt(50)
     assert line.split()[-4:] == [
@@ -359,10 +359,21 @@ def test_differences_are_those_of_each_image(tmp_path, rng):
         "nats/image",
     ]
     assert line.startswith("b  log_prob (test, 50 images)")
-    assert metrics.differences({"a": first, "c": third}) == ""
+    (_, reason) = metrics.differences({"a": first, "c": third}).splitlines()
+    assert reason.endswith("  not paired: seed 1 of c and seed 0 of a")
     # Older numbers, of other weights, do not stand in for the newest.
     kept(second, images, seed=1)
-    assert metrics.differences({"a": first, "b": second}) == ""
+    (_, reason) = metrics.differences({"a": first, "b": second}).splitlines()
+    assert reason.endswith("  not paired: seed 1 of b and seed 0 of a")
+    # One that was evaluated before they were kept, and a distance, which has none.
+    path = second / "metrics.json"
+    old = {**read(second)[-1], "seed": 0, "images": "0123abcd"}
+    del old["per_image_file"]
+    distance = {**old, "name": "frechet_distance"}
+    path.write_text(json.dumps([old, distance]))
+    (_, reason) = metrics.differences({"a": first, "b": second}).splitlines()
+    assert "log_prob" in reason
+    assert "  not paired: evaluate b again, to keep" in reason
     # metrics.json alone is as readable as before.
     assert "per_image" not in read(first)[0]
     assert all(r.per_image is None for r in metrics.read_records(first))

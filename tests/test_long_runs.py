@@ -179,7 +179,7 @@ def test_a_constant_rate_may_warm_up_and_go_on():
     ("argv", "message"),
     [
         (["--warmup=1500"], "warmup must be less than the iterations, 1500, got 1500."),
-        (["--warmup=-1"], "warmup must be at least 0, got -1"),
+        (["--warmup=-1"], "warmup must be a finite number of at least 0, got -1"),
         (["--ema=1.0"], "ema must lie in [0, 1), got 1.0."),
         (["--schedule=linear"], "invalid choice 'linear'"),
         (["--optimizer=adan"], "invalid choice 'adan'"),

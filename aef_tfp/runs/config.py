@@ -264,7 +264,9 @@ class RunSettings:
         ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be at least 0, got {value}.")
+                raise ValueError(
+                    f"{name} must be a finite number of at least 0, got {value}."
+                )
         if self.iterations is not None and self.warmup >= self.iterations:
             raise ValueError(
                 f"warmup must be less than the iterations, {self.iterations}, got "
