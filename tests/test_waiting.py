@@ -1,7 +1,10 @@
 """While one waits, the terminal says for what."""
 
 import contextlib
+import importlib
 import io
+import subprocess
+import sys
 import time
 
 import pytest
@@ -86,3 +89,29 @@ def test_an_error_in_the_first_step_stops_the_sign(monkeypatch):
         callback.on_train_batch_begin(0)
         raise FloatingPointError
     assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_keras_does_not_bring_what_commands_do_not_use():
+    # In a process of its own: here, both are imported already.
+    program = """
+import sys
+from aef_tfp.terminal import import_quietly
+import_quietly("tensorflow")
+print(*sorted({"keras", "sklearn", "matplotlib", "scipy"} & set(sys.modules)))
+from sklearn.datasets import load_digits
+print(load_digits().images.shape)
+"""
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines() == ["keras", "(1797, 8, 8)"]
+
+
+def test_what_is_absent_comes_back(tmp_path, monkeypatch):
+    (tmp_path / "a_package_of_this_test.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["a_package_of_this_test", "contextlib"]
+    with terminal._absent(names):
+        with pytest.raises(ImportError):
+            importlib.import_module(names[0])
+        assert importlib.import_module("contextlib") is contextlib
+    assert importlib.import_module(names[0]).__name__ == names[0]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from aef_tfp.inference import annealed_log_prob
 from aef_tfp.metrics.checks import check_finite
@@ -358,6 +357,9 @@ def tune_proposal_scale(
             f"the {proposal} proposal gives no finite bound at any scale from "
             f"{_TUNING_GRID[0]:g} to {_TUNING_GRID[-1]:g}; check the model's weights."
         )
+    # A tenth of a second, which a training need not wait for.
+    import scipy.optimize
+
     scipy.optimize.minimize_scalar(
         loss,
         method="bounded",
