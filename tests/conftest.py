@@ -1,7 +1,10 @@
 """Fixtures shared by all tests; TensorFlow is set up before anything imports it."""
 
+import functools
 import gc
 import os
+import sys
+import typing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -23,6 +26,10 @@ def pytest_configure(config):
     # Graphs are many objects, and the collector looks through all that are alive, of
     # which a process of tests has more and more. `_module` collects after each module.
     gc.set_threshold(100_000, 20, 10)
+    # TensorFlow asks whether values have what a protocol names, for each operation.
+    # From 3.12 on Python keeps the names; before, a fiftieth of all time goes there.
+    if sys.version_info < (3, 12):
+        typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
 
 def pytest_collection_modifyitems(items):
@@ -40,8 +47,12 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
-    keras.utils.set_random_seed(0)
+def _seeded(monkeypatch):
+    # With its seed, TensorFlow forgets how to run each operation, which then takes ten
+    # times as long once more; `_module` sets it. Networks draw by Keras's seed.
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.random, "set_seed", lambda seed: None)
+        keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
