@@ -104,12 +104,16 @@ def _of_model(
 
 
 def _rates(
-    dataset: str, latent_dim: int, rates: Iterable[str], options: tuple[str, ...]
+    dataset: str,
+    latent_dim: int,
+    rates: Iterable[str],
+    options: tuple[str, ...],
+    num_images: int,
 ) -> Study:
     """Short runs of several learning rates, measured on validation images."""
     return Study(
         options=(*_SCHEDULE, *options, "--picture-interval", "10000"),
-        evaluation=("--split", "validation", "--num-images", "1000"),
+        evaluation=("--split", "validation", "--num-images", str(num_images)),
         rows=tuple(
             _of_model(dataset, latent_dim, model, 3, rate, select=())
             for rate in rates
@@ -125,7 +129,11 @@ _OF_FACES = ("--networks", "conv", "--batch-size", "64")
 
 STUDIES = {
     "mnist-rates": _rates(
-        "mnist", 32, ("1e-3", "2e-3", "4e-3", "8e-3"), ("--iterations", "4000")
+        "mnist",
+        32,
+        ("1e-3", "2e-3", "4e-3", "8e-3"),
+        ("--iterations", "4000"),
+        num_images=1000,
     ),
     "mnist": Study(
         options=(
@@ -154,6 +162,7 @@ STUDIES = {
         64,
         ("1e-4", "1e-3", "2e-3", "4e-3", "1e-2"),
         (*_OF_FACES, "--iterations", "2000"),
+        num_images=300,
     ),
     "faces": Study(
         options=(
