@@ -60,6 +60,7 @@ class Study:
         base: The model that the others are compared with; None compares none.
         proposals: Of the estimates.
         split: What is evaluated.
+        inspection: Options of one more evaluation, beside the likelihood.
     """
 
     options: tuple[str, ...]
@@ -68,6 +69,7 @@ class Study:
     base: str | None
     proposals: tuple[str, ...] = ("encoder", "laplace")
     split: str = "test"
+    inspection: tuple[str, ...] = ()
 
 
 _NO_FLOWS = ("--core-flow", "none", "--prior-flow", "none")
@@ -141,6 +143,7 @@ STUDIES = {
             *("--picture-interval", "10000"),
         ),
         evaluation=("--num-images", "2000"),
+        inspection=("--inspect", "--frechet", "classifier"),
         rows=tuple(
             _of_model("mnist", latent_dim, model, seed)
             for latent_dim, model, seed in (
@@ -170,6 +173,7 @@ STUDIES = {
             *("--picture-interval", "5000"),
         ),
         evaluation=("--num-images", "300"),
+        inspection=("--inspect", "--temperature", "0.85"),
         rows=(
             *(
                 _of_model("celeba10k32", latent_dim, model, 3)
@@ -193,11 +197,13 @@ def commands(study: Study, row: Row, run_dir: Path, data_dir: str) -> list[list[
     if (run_dir / "config.json").exists():
         train = ["run.py", "--resume", str(run_dir), *data]
     measure = ["evaluate.py", str(run_dir), *study.evaluation, *data]
+    inspect = [[*measure, *study.inspection]] if study.inspection else []
     if row.model == _CENTER:
         # Its likelihood is exact.
-        return [train, measure]
+        return [train, *(inspect or [measure])]
     of_proposals = [[*measure, "--proposal", proposal] for proposal in study.proposals]
-    return [train, *of_proposals]
+    inspect = [[*command, "--proposal", "none"] for command in inspect]
+    return [train, *of_proposals, *inspect]
 
 
 def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:

@@ -193,6 +193,11 @@ def test_no_preset_is_refused():
             ["--frechet=classifier", "--inception-weights=w"],
             "(it is for --frechet inception)",
         ),
+        (
+            {"model": "vae"},
+            ["--proposal=none", "--num-samples=9"],
+            "--num-samples (there is no estimate)",
+        ),
         ({"model": "vae"}, ["--temperature=1"], "--temperature (without --frechet or"),
         ({"model": "vae"}, ["--num-frechet-images=9"], "or --inspect no samples"),
         (

@@ -318,10 +318,12 @@ def test_a_model_is_inspected_as_far_as_it_goes(trained, data_dir, model):
     if model != "autoencoder":
         argv += ["--num-frechet-images=20"]
     if model == "vae":
-        argv += ["--num-samples=2"]
+        argv += ["--proposal=none"]
     before = len(read(run_dir))
     assert evaluate.main(argv) == 0
     names = {record["name"] for record in read(run_dir)[before:]}
+    assert ("elbo_bits_per_dim" in names) == (model == "vae")
+    assert not any(name.startswith("marginal_") for name in names)
     encodes = model != "pixel-maf"
     assert ("power_ratio_2_to_4" in names) == (model != "autoencoder")
     assert ("reconstruction_power_ratio_2_to_4" in names) == encodes

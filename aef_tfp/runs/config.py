@@ -368,8 +368,9 @@ class EvaluationConfig:
     num_repeats: int = 1
     """Repeats pooled inside the logarithm, R; the paper has 20."""
 
-    proposal: Literal["encoder", "laplace"] = "encoder"
-    """Proposal of importance sampling: laplace is tighter and takes longer."""
+    proposal: Literal["encoder", "laplace", "none"] = "encoder"
+    """Proposal of importance sampling: laplace is tighter and takes longer, none leaves
+    the estimate out."""
 
     paper_estimator: bool = False
     """Also what the paper's code computes for its linear model, without - log K."""

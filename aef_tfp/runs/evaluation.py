@@ -221,7 +221,7 @@ def likelihood_records(
         marginal_images: Images for importance sampling.
         num_samples: K.
         num_repeats: R.
-        proposal: `"encoder"` or `"laplace"`.
+        proposal: `"encoder"` or `"laplace"`; `"none"` leaves the estimate out.
         paper_estimator: As in `metrics.marginal_records`.
         batch_size: Images per call.
         verbose: 1 shows progress bars.
@@ -237,6 +237,8 @@ def likelihood_records(
         return metrics.exact_records(model, images, progress=bar, **facts)
     bar = progress("objective", images)
     records = metrics.objective_records(model, images, progress=bar, **facts)
+    if proposal == "none":
+        return records
     bar = progress(f"importance sampling ({proposal})", marginal_images)
     return records + metrics.marginal_records(
         model,

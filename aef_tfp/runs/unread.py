@@ -113,6 +113,10 @@ _EVALUATION_RULES = (
         ("inception_weights",),
         lambda e: "" if e.frechet == "inception" else "it is for --frechet inception",
     ),
+    _Rule(
+        ("num_samples", "num_repeats", "paper_estimator"),
+        lambda e: "there is no estimate" * (e.proposal == "none"),
+    ),
 )
 
 _MEASUREMENT_RULES = (
