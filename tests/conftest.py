@@ -30,6 +30,21 @@ def pytest_configure(config):
     # From 3.12 on Python keeps the names; before, a fiftieth of all time goes there.
     if sys.version_info < (3, 12):
         typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+    _leave_pipelines_untuned()
+
+
+def _leave_pipelines_untuned():
+    """Turns tf.data's tuner off, as `data.training_batches` does.
+
+    It sleeps twice as long each time, up to a minute, and of several replicas does not
+    hear that its iterator is to go: whoever frees one waits, with Python's lock.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    finish = tf.data.Dataset._apply_debug_options
+    tf.data.Dataset._apply_debug_options = lambda dataset: finish(
+        dataset.with_options(options)
+    )
 
 
 def pytest_collection_modifyitems(items):
