@@ -47,11 +47,19 @@ def _leave_pipelines_untuned():
     )
 
 
+# The files that take longest, by what was measured, in that order.
+_LONG = (
+    *("training_engine", "run_directory", "docs", "export", "workers", "intake"),
+    *("evaluate", "interruptions", "notebooks", "models", "annealed", "run"),
+    *("residual", "averages", "user_networks", "networks", "update", "importance"),
+)
+
+
 def pytest_collection_modifyitems(items):
-    # Files with slow tests take longest. They come first, so that a process that has
-    # done its files does not wait for another that has just begun with such a one.
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    # The long ones come first, so that a process that has done its files does not wait
+    # for another that has just begun with such a one.
+    places = {f"test_{name}": place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_collection_finish():
