@@ -145,8 +145,9 @@ STUDIES = {
         evaluation=("--num-images", "2000"),
         inspection=("--inspect", "--frechet", "classifier"),
         rows=tuple(
-            _of_model("mnist", latent_dim, model, seed)
-            for latent_dim, model, seed in (
+            _of_model("mnist", latent_dim, model, seed, *rate)
+            for latent_dim, model, seed, *rate in (
+                *((32, model, 3, "1e-3") for model in (_NOISE, _AEF, _VAE)),
                 (32, _NOISE, 3),
                 (32, _AEF, 3),
                 (32, _VAE, 3),
@@ -328,13 +329,17 @@ def table(study: Study, runs: Path) -> str:
 
 
 def _base_of(study: Study, row: Row) -> Row:
-    """The row that a row is compared with, of the same seed where there is one."""
+    """The row that a row is compared with, of its seed and rate where there is one."""
     fitting = [
         other
         for other in study.rows
         if (other.model, other.latent_dim) == (study.base, row.latent_dim)
     ]
-    return min(fitting, key=lambda other: (other.seed != row.seed, other.seed))
+
+    def distance(other: Row) -> tuple:
+        return other.seed != row.seed, other.learning_rate != row.learning_rate
+
+    return min(fitting, key=distance)
 
 
 def write_table(name: str, runs: Path) -> None:
