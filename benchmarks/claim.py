@@ -328,6 +328,41 @@ def table(study: Study, runs: Path) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
+# What is shown beside the likelihood: titles, and the records' names.
+_INSPECTED = {
+    "distance of samples": "frechet_classifier_distance",
+    "of training images": "train_frechet_classifier_distance",
+    "power, coarsest octave": "power_ratio_1_to_2",
+    "power, finest octave": ("power_ratio_8_to_14", "power_ratio_8_to_16"),
+    "reconstruction error": "reconstruction_error",
+    "latents in use": "latents_in_use",
+}
+
+
+def inspection_table(study: Study, runs: Path) -> str:
+    """What `--inspect` and the distances say of the rows that have it."""
+    lines = []
+    for row in sorted(study.rows, key=lambda row: row.latent_dim):
+        found: dict[str, Record | None] = {}
+        for title, names in _INSPECTED.items():
+            for name in (names,) if isinstance(names, str) else names:
+                found[title] = found.get(title) or _newest(runs / row.name, name)
+        if not any(found.values()):
+            continue
+        facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
+        values = ["" if r is None else f"{r.value:.3g}" for r in found.values()]
+        lines.append(f"| {' | '.join([*facts, *values])} |\n")
+    titles = ["model", "d", "learning rate", "seed", *_INSPECTED]
+    head = f"| {' | '.join(titles)} |\n| {' | '.join(['---'] * len(titles))} |\n"
+    return head + "".join(lines) if lines else ""
+
+
+def _newest(run_dir: Path, name: str) -> Record | None:
+    if not (run_dir / "metrics.json").exists():
+        return None
+    return next((r for r in reversed(read_records(run_dir)) if r.name == name), None)
+
+
 def _base_of(study: Study, row: Row) -> Row:
     """The row that a row is compared with, of its seed and rate where there is one."""
     fitting = [
@@ -345,12 +380,14 @@ def _base_of(study: Study, row: Row) -> Row:
 def write_table(name: str, runs: Path) -> None:
     """Puts the table of a study into the page."""
     first, last = f"<!-- benchmarks/claim.py {name} -->\n", f"<!-- end of {name} -->\n"
+    tables = [part(STUDIES[name], runs) for part in (table, inspection_table)]
+    text = "\n".join(filter(None, tables))
     if not _DOCS.exists() or first not in _DOCS.read_text():
-        print(table(STUDIES[name], runs))
+        print(text)
         return
     before, rest = _DOCS.read_text().split(first)
     after = rest.split(last)[1]
-    _DOCS.write_text(f"{before}{first}\n{table(STUDIES[name], runs)}\n{last}{after}")
+    _DOCS.write_text(f"{before}{first}\n{text}\n{last}{after}")
 
 
 def main() -> None:
