@@ -231,18 +231,15 @@ def differences(runs: Mapping[str, Path]) -> str:
     for key, theirs in newest[first].items():
         for run in others:
             ours = newest[run].get(key)
-            if ours is None:
+            if ours is None or not _are_means(ours, theirs):
                 continue
-            reason = _why_not_paired({run: ours, first: theirs})
-            if reason is None:
+            if reason := _why_not_paired({run: ours, first: theirs}):
+                value = f"not paired: {reason}"
+            else:
                 gap = read_per_image(runs[run], ours)
                 gap -= read_per_image(runs[first], theirs)
                 error = gap.std(ddof=1) / math.sqrt(len(gap))
                 value = f"{gap.mean():+.4f} +- {error:.4f} {_unit(ours.name)}"
-            elif reason:
-                value = f"not paired: {reason}"
-            else:
-                continue
             rows.append((run, _row(ours), value))
     if not rows:
         return ""
@@ -255,20 +252,22 @@ def differences(runs: Mapping[str, Path]) -> str:
     return "\n".join([title, *map(str.rstrip, lines)])
 
 
-def _why_not_paired(two: Mapping[str, Record]) -> str | None:
-    """Returns a reason, "" for what is no mean over images, or None if they pair."""
-    kept = [record.per_image_file is not None for record in two.values()]
-    is_mean = any(kept) or all(_unit(record.name) for record in two.values())
-    if not is_mean:
-        return ""
+def _are_means(*records: Record) -> bool:
+    """Whether they are means over images, whose numbers may have been kept or not."""
+    kept = any(record.per_image_file for record in records)
+    return kept or all(_unit(record.name) for record in records)
+
+
+def _why_not_paired(two: Mapping[str, Record]) -> str:
+    """Returns why two runs' means have no paired difference; "" if they have one."""
     if len({record.seed for record in two.values()}) > 1:
         return " and ".join(
             f"seed {record.seed} of {run}" for run, record in two.items()
         )
-    if not all(kept):
-        old = [run for run, is_kept in zip(two, kept, strict=True) if not is_kept]
+    old = [run for run, record in two.items() if not record.per_image_file]
+    if old:
         return f"evaluate {' and '.join(old)} again, to keep the number of each image"
-    return None
+    return ""
 
 
 def summary(records: Sequence[Record]) -> str:

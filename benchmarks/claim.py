@@ -115,7 +115,7 @@ def _rates(
     """Short runs of several learning rates, measured on validation images."""
     return Study(
         options=(*_SCHEDULE, *options, "--picture-interval", "10000"),
-        evaluation=("--split", "validation", "--num-images", str(num_images)),
+        evaluation=("--num-images", str(num_images)),
         rows=tuple(
             _of_model(dataset, latent_dim, model, 3, rate, select=())
             for rate in rates
@@ -197,7 +197,8 @@ def commands(study: Study, row: Row, run_dir: Path, data_dir: str) -> list[list[
     train = ["run.py", row.preset, *shared, "--run-dir", str(run_dir)]
     if (run_dir / "config.json").exists():
         train = ["run.py", "--resume", str(run_dir), *data]
-    measure = ["evaluate.py", str(run_dir), *study.evaluation, *data]
+    measure = ["evaluate.py", str(run_dir), "--split", study.split]
+    measure += [*study.evaluation, *data]
     inspect = [[*measure, *study.inspection]] if study.inspection else []
     if row.model == _CENTER:
         # Its likelihood is exact.
