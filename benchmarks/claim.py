@@ -111,6 +111,7 @@ def _rates(
     rates: Iterable[str],
     options: tuple[str, ...],
     num_images: int,
+    models: tuple[str, ...] = (_NOISE, _AEF, _VAE),
 ) -> Study:
     """Short runs of several learning rates, measured on validation images."""
     return Study(
@@ -119,7 +120,7 @@ def _rates(
         rows=tuple(
             _of_model(dataset, latent_dim, model, 3, rate, select=())
             for rate in rates
-            for model in (_NOISE, _AEF, _VAE)
+            for model in models
         ),
         base=None,
         proposals=("laplace",),
@@ -163,10 +164,11 @@ STUDIES = {
     ),
     "faces-rates": _rates(
         "celeba10k32",
-        64,
-        ("1e-4", "1e-3", "2e-3", "4e-3", "1e-2"),
+        256,
+        ("1e-3", "4e-3", "2e-3", "1e-2", "1e-4"),
         (*_OF_FACES, "--iterations", "2000"),
         num_images=300,
+        models=(_AEF, _VAE),
     ),
     "faces": Study(
         options=(
