@@ -201,7 +201,7 @@ def test_the_norm_of_the_gradient_is_computed_once():
     model.adapt(FLOATS)
 
     def step(x):
-        model._apply(model._gradient_step(x)[0])
+        model._apply(*model._gradient_step(x)[:2])
 
     graph = tf.function(step).get_concrete_function(tf.constant(FLOATS[:4])).graph
     squares = [node for node in graph.get_operations() if node.type == "L2Loss"]

@@ -9,6 +9,7 @@ import tensorflow as tf
 from test_training_engine import FLOATS, largest_difference, tiny, weights
 
 from aef_tfp.callbacks import CheckpointStore
+from aef_tfp.engine import update as update_module
 from aef_tfp.engine.update import FlatUpdate, Update, update_of
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
@@ -99,12 +100,20 @@ def in_one(update):
     return step
 
 
+@pytest.fixture
+def small_vectors(monkeypatch):
+    """The four weights are in three vectors, one with two of them."""
+    monkeypatch.setattr(update_module, "_VECTOR_SIZE", 5)
+
+
 @pytest.mark.parametrize("name", [*FLAT, *BY_WEIGHT])
-def test_it_is_kerass_update(name):
+def test_it_is_kerass_update(name, small_vectors):
     optimizer = {**FLAT, **BY_WEIGHT}[name]
     variables = made()
     update = update_of(optimizer(), variables)
     assert isinstance(update, FlatUpdate) == (name in FLAT)
+    if name in FLAT:
+        assert [v.shape[0] for v in update.vectors] == [6, 5, 4]
     got = updated(in_one(update), variables)
     start, variables = weights_of(made()), made()
     expected = updated(optimizer().apply, variables)
@@ -114,7 +123,7 @@ def test_it_is_kerass_update(name):
 
 @pytest.mark.parametrize("missing", [(), (1,)])
 @pytest.mark.parametrize("name", ["Adam, EMA", "SGD, EMA, accumulation"])
-def test_averages_are_kerass(name, missing):
+def test_averages_are_kerass(name, missing, small_vectors):
     variables, optimizer = made(), FLAT[name]()
     update = update_of(optimizer, variables)
     updated(in_one(update), variables, missing=missing)
@@ -150,8 +159,8 @@ def test_every_elementwise_optimizer_of_keras_is_tried():
     assert exported - tried <= {optimizers.Optimizer, optimizers.MultiOptimizer}
 
 
-@pytest.mark.parametrize("name", ["Adam", "SGD", "Lion"])
-def test_weights_without_a_gradient_stay(name):
+@pytest.mark.parametrize("name", ["Adam", "SGD", "SGD, decay", "Ftrl", "Lion"])
+def test_weights_without_a_gradient_stay(name, small_vectors):
     variables = made()
     update = update_of(FLAT[name](), variables)
     got = updated(in_one(update), variables, missing=(1,))
@@ -172,6 +181,18 @@ def test_weights_of_several_dtypes_or_with_constraints_are_kerass():
     assert type(update_of(optimizers.Adam(), [])) is Update
 
 
+def test_vectors_are_of_about_equal_sizes_and_in_order():
+    sizes = [3, 200, 40, 1, 1, 5, 60, 300, 1, 0, 2]
+    for most in (1, 50, 100, 300, 10_000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(update_module, "_VECTOR_SIZE", most)
+            groups = update_module._groups(sizes)
+        assert [i for group in groups for i in group] == list(range(len(sizes)))
+        total = [sum(sizes[i] for i in group) for group in groups]
+        assert max(total) < most + max(sizes) + 50
+    assert len(groups) == 1
+
+
 def test_an_optimizer_that_was_built_stays_as_it_was():
     variables, optimizer = made(), optimizers.Adam(0.1)
     optimizer.build(variables)
@@ -179,7 +200,7 @@ def test_an_optimizer_that_was_built_stays_as_it_was():
     flat = optimizers.Adam(0.1)
     first = update_of(flat, variables)
     again = update_of(flat, variables)
-    assert again.vector is first.vector
+    assert again.vectors is first.vectors
     # Of other weights, also of equal sizes, the state would be another one's.
     for built in (optimizer, flat):
         for others in (made(), [*variables, keras.Variable(0.0)]):
@@ -244,7 +265,8 @@ def test_a_layer_unfrozen_after_compile_wants_another_compilation():
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Adam, EMA", "EMA that overwrites"])
-def test_the_state_is_saved_and_resumed_exactly(kind, tmp_path):
+def test_the_state_is_saved_and_resumed_exactly(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(update_module, "_VECTOR_SIZE", 500)
     make = {**FLAT, **BY_WEIGHT}[kind]
     keras.utils.set_random_seed(0)
     whole, part = tiny(optimizer=make()), tiny(optimizer=make())

@@ -870,7 +870,7 @@ def test_layers_that_are_recomputed_draw_the_same_and_learn_once():
     model.adapt(VECTORS)
     generator = layer.dropout.seed_generator.state.numpy()
     x = tf.constant(VECTORS[:16])
-    gradients, _, _ = model._gradient_step(x)
+    gradients, *_ = model._gradient_step(x)
     place = [v is layer.dense.kernel for v in model.trainable_variables].index(True)
     # The gradient by the kernel of what was dropped is zero, in the same entries as the
     # output that the loss saw: by finite differences of the loss itself.

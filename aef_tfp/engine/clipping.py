@@ -1,14 +1,14 @@
 """Clipping of gradients as a Keras optimizer asks, once, and where it belongs."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 __all__ = [
-    "clip",
+    "clipping",
     "loss_scale",
     "num_steps",
     "updating_optimizer",
@@ -42,31 +42,37 @@ def loss_scale(optimizer: keras.Optimizer) -> Any:
     return tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
 
 
-def clip(optimizer: keras.Optimizer, gradients: list, norm: tf.Tensor) -> list:
-    """Clips gradients by the optimizer's settings.
+def clipping(optimizer: keras.Optimizer, norm: tf.Tensor) -> Callable[[list], list]:
+    """Returns what clips gradients by the optimizer's present settings.
 
     Args:
         optimizer: Has at most one of `global_clipnorm`, `clipnorm`, `clipvalue`, or
             scales the loss for one that has.
-        gradients: Tensors or None, of the loss itself.
-        norm: Their global norm.
+        norm: The global norm of all gradients.
+
+    Returns:
+        Maps gradients, tensors or None, to clipped ones.
     """
     optimizer = updating_optimizer(optimizer)
-    if optimizer.global_clipnorm:
-        limit = optimizer.global_clipnorm
-        return tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]
+    most, of_each, value = (
+        optimizer.global_clipnorm,
+        optimizer.clipnorm,
+        optimizer.clipvalue,
+    )
 
     def clip_one(gradient: Any) -> Any:
         if gradient is None:
             return None
-        if optimizer.clipnorm:
-            return tf.clip_by_norm(gradient, optimizer.clipnorm)
-        if optimizer.clipvalue:
-            limit = optimizer.clipvalue
-            return tf.clip_by_value(gradient, -limit, limit)
-        return gradient
+        if of_each:
+            return tf.clip_by_norm(gradient, of_each)
+        return tf.clip_by_value(gradient, -value, value) if value else gradient
 
-    return [clip_one(gradient) for gradient in gradients]
+    def clip(gradients: list) -> list:
+        if most:
+            return tf.clip_by_global_norm(gradients, most, use_norm=norm)[0]
+        return [clip_one(gradient) for gradient in gradients]
+
+    return clip
 
 
 @contextlib.contextmanager

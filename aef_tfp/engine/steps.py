@@ -1,5 +1,6 @@
 """One step of training and one of evaluation: gradient, update, and what is counted."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.engine.clipping import (
-    clip,
+    clipping,
     loss_scale,
     num_steps,
     updating_optimizer,
@@ -33,6 +34,8 @@ TRAIN, TEST = 0, 1
 # Stream of the layers' own noise under a step's seed; the models count from 0.
 _LAYERS = 2**30
 
+_AS_IT_IS = contextlib.nullcontext()
+
 # Of a type checker, a mixin has what `keras.Model` has.
 _Mixed: Any = keras.Model if TYPE_CHECKING else object
 
@@ -42,12 +45,12 @@ class Steps(_Mixed):
 
     def _single_replica_step(self):
         def step(data):
-            gradients, finite, values = self._gradient_step(data)
+            gradients, scales, finite, values = self._gradient_step(data)
             self._apply_if(
                 finite,
                 gradients,
                 lambda: self._assign(values),
-                lambda: self._apply(gradients),
+                lambda: self._apply(gradients, scales),
             )
 
         step = self._compiled(step)
@@ -60,7 +63,7 @@ class Steps(_Mixed):
         def run_step(data):
             # The update stands outside `run`: a merge call inside a conditional inside
             # a replica is not possible, a `run` inside a conditional is.
-            gradients, *others = strategy.run(gradient_step, args=(data,))
+            gradients, scales, *others = strategy.run(gradient_step, args=(data,))
             finite, values = tf.nest.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], others
             )
@@ -68,7 +71,7 @@ class Steps(_Mixed):
                 finite,
                 gradients,
                 lambda: self._assign(values),
-                lambda: strategy.run(self._apply, args=(gradients,)),
+                lambda: strategy.run(self._apply, args=(gradients, scales)),
             )
 
         return run_step
@@ -98,10 +101,10 @@ class Steps(_Mixed):
             variable.assign(value)
 
     def _gradient_step(self, data):
-        """Returns the gradient, clipped; whether it is finite; what layers assign.
+        """Returns the gradient, its scales, whether it is finite; what layers assign.
 
-        All of them are those of the whole batch: summed over, or agreed on by, the
-        replicas.
+        The scales are its norm, and what the optimizer divides it by, or None. All of
+        them are those of the whole batch: summed over, or agreed on by, the replicas.
         """
         x = unpack_batch(data)
         first, batch_size = place_in_batch(x)
@@ -119,26 +122,18 @@ class Steps(_Mixed):
         present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
         *present, loss = summed([*present, loss])
         if factor is not None:
-            present = [g / tf.cast(factor, g.dtype) for g in present]
+            present = _each(lambda g: g / tf.cast(factor, g.dtype), present)
         gradients = _in_place_of_present(gradients, present)
         # Weights may be of several dtypes.
-        norm = tf.linalg.global_norm(
-            [None if g is None else tf.cast(g, loss.dtype) for g in gradients]
-        )
+        norm = tf.linalg.global_norm(_each(lambda g: tf.cast(g, loss.dtype), gradients))
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-        # Accumulated gradients are clipped by Keras, as their sum.
-        if not updating_optimizer(self.optimizer).gradient_accumulation_steps:
-            gradients = clip(self.optimizer, gradients, norm)
         if factor is not None:
-            # The optimizer divides by it, and takes NaN for a scale that is too high.
+            # The optimizer takes NaN for a scale that is too high.
             factor = tf.where(finite, factor, np.nan)
-            gradients = [
-                None if g is None else g * tf.cast(factor, g.dtype) for g in gradients
-            ]
         self._update_train_metrics(layers, norm, finite)
         self._traced.assigned = [variable for variable, _ in layers.updates]
         values = agreed([value for _, value in layers.updates], share)
-        return gradients, finite, values
+        return gradients, (norm, factor), finite, values
 
     @property
     def _repeated_layers(self) -> list[keras.layers.Layer]:
@@ -189,21 +184,31 @@ class Steps(_Mixed):
         )
         self._skipped_metric.update_state((1.0 - counted) / replicas)
 
-    def _apply(self, gradients):
+    def _apply(self, gradients, scales):
+        norm, factor = scales
         replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            # Keras sums over the replicas once more, over `replicas` equal gradients.
-            # Divided, they also pass below its clipping, which would come first.
-            gradients = [None if g is None else g / replicas for g in gradients]
         accumulates = updating_optimizer(self.optimizer).gradient_accumulation_steps
-        if replicas > 1 or accumulates:
-            self._update.apply(gradients, self.trainable_variables)
-            return
+
+        clip = clipping(self.optimizer, norm)
+
+        def finish(gradients):
+            # Accumulated gradients are clipped by Keras, as their sum.
+            if not accumulates:
+                gradients = clip(gradients)
+            if factor is not None:
+                gradients = _each(lambda g: g * tf.cast(factor, g.dtype), gradients)
+            if replicas > 1:
+                # Keras sums over the replicas once more, over as many equal gradients.
+                # Divided, they also pass below its clipping, which would come first.
+                gradients = _each(lambda g: g / replicas, gradients)
+            return gradients
+
         # Outputs of a compiled function are on no device, which strategies ask for.
-        gradients = [None if g is None else tf.identity(g) for g in gradients]
+        gradients = _each(tf.identity, gradients)
         # Keras would clip once more, and compute the norm once more for that.
-        with without_clipping(self.optimizer):
-            self._update.apply(gradients, self.trainable_variables)
+        keeps = replicas > 1 or accumulates
+        with _AS_IT_IS if keeps else without_clipping(self.optimizer):
+            self._update.apply(gradients, self.trainable_variables, finish)
 
     def _test_step(self, data):
         x = unpack_batch(data)
@@ -224,6 +229,10 @@ class Steps(_Mixed):
         for number in (phase, step, 0):
             seed = fold_seed(seed, number)
         return seed if first is None else starting_at(seed, first)
+
+
+def _each(function, gradients):
+    return [None if g is None else function(g) for g in gradients]
 
 
 def _in_place_of_present(gradients, reduced):
