@@ -159,7 +159,7 @@ def _load(model: keras.Model, path: Path) -> None:
     if any("loading for optimizer" in str(warning.message) for warning in caught):
         raise ValueError(
             f"{path} holds the state of another optimizer, or that of an older version "
-            "of aef_tfp, which kept it by weight: go on with what wrote it, or start a "
+            "of aef_tfp, which kept it otherwise: go on with what wrote it, or start a "
             "new run."
         )
 
