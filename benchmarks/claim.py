@@ -385,6 +385,30 @@ def _base_of(study: Study, row: Row) -> Row:
     return min(fitting, key=distance)
 
 
+def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
+    """Draws samples of the study's first seed side by side, one block per model."""
+    # What no table needs.
+    import numpy as np
+
+    import aef_tfp
+    from aef_tfp.pictures import image_grid, save_png
+
+    place = study.inspection.index("--temperature")
+    temperature = float(study.inspection[place + 1])
+    blocks = []
+    for row in study.rows:
+        done = (runs / row.name / "best.keras").exists()
+        if row.latent_dim != latent_dim or row.seed != study.rows[0].seed or not done:
+            continue
+        model = aef_tfp.load(runs / row.name)
+        samples = model.sample(32, temperature=temperature, seed=0).numpy()
+        blocks.append(image_grid(samples, num_columns=4))
+        print(f"{row.model}, left to right: number {len(blocks)}")
+    gap = np.full((blocks[0].shape[0], 12, 3), 255, np.uint8)
+    parts = [part for block in blocks for part in (gap, block)][1:]
+    save_png(path, np.concatenate(parts, axis=1))
+
+
 def write_table(name: str, runs: Path) -> None:
     """Puts the table of a study into the page."""
     first, last = f"<!-- benchmarks/claim.py {name} -->\n", f"<!-- end of {name} -->\n"
@@ -409,6 +433,9 @@ def main() -> None:
         "--minutes", type=float, default=math.inf, help="start no row later than this"
     )
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument(
+        "--draw", nargs=2, metavar=("D", "FILE"), help="samples of D latents, a PNG"
+    )
     arguments = parser.parse_args()
     study = STUDIES[arguments.study]
     runs = arguments.runs / arguments.study
@@ -416,6 +443,10 @@ def main() -> None:
         for row in study.rows:
             for command in commands(study, row, runs / row.name, arguments.data_dir):
                 print("python", shlex.join([f"trainers/{command[0]}", *command[1:]]))
+        return
+    if arguments.draw:
+        latent_dim, path = arguments.draw
+        draw(study, runs, int(latent_dim), Path(path))
         return
     runs.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes

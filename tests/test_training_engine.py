@@ -12,6 +12,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from test_models import small_model
 
 from aef_tfp import flows
+from aef_tfp.engine import update
 from aef_tfp.engine.diagnosis import describe_non_finite
 from aef_tfp.engine.noise import (
     fold_seed,
@@ -86,7 +87,9 @@ def small_iwae():
 
 
 @pytest.mark.parametrize("kind", ["aef", "iwae"])
-def test_one_and_two_replicas_make_equal_updates(kind, mirrored):
+def test_one_and_two_replicas_make_equal_updates(kind, mirrored, monkeypatch):
+    # Several vectors of weights, in these small models, too.
+    monkeypatch.setattr(update, "_VECTOR_SIZE", 200)
     # SGD, because Adam hides a wrong factor; clipping that is active in every step;
     # batches of 15, which two replicas cannot share evenly, and a last one of 1. The
     # noise of dequantization, of corruption and of the posterior is the examples' own.
