@@ -349,20 +349,23 @@ _INSPECTED = {
 
 def inspection_table(study: Study, runs: Path) -> str:
     """What `--inspect` and the distances say of the rows that have it."""
-    lines = []
+    rows = []
     for row in sorted(study.rows, key=lambda row: row.latent_dim):
-        found: dict[str, Record | None] = {}
+        values: dict[str, str] = {}
         for title, names in _INSPECTED.items():
             for name in (names,) if isinstance(names, str) else names:
-                found[title] = found.get(title) or _newest(runs / row.name, name)
-        if not any(found.values()):
-            continue
-        facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
-        values = ["" if r is None else f"{r.value:.3g}" for r in found.values()]
-        lines.append(f"| {' | '.join([*facts, *values])} |\n")
-    titles = ["model", "d", "learning rate", "seed", *_INSPECTED]
-    head = f"| {' | '.join(titles)} |\n| {' | '.join(['---'] * len(titles))} |\n"
-    return head + "".join(lines) if lines else ""
+                if (record := _newest(runs / row.name, name)) is not None:
+                    values[title] = f"{record.value:.3g}"
+        if values:
+            facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
+            rows.append((facts, values))
+    if not rows:
+        return ""
+    titles = [title for title in _INSPECTED if any(title in v for _, v in rows)]
+    head = ["model", "d", "learning rate", "seed", *titles]
+    cells = [[*facts, *(values.get(t, "") for t in titles)] for facts, values in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _newest(run_dir: Path, name: str) -> Record | None:
