@@ -226,6 +226,16 @@ def test_an_optimizer_of_another_model_is_refused():
             model.compile(**{name: 0})
 
 
+def test_a_decay_that_is_set_later_counts():
+    variables, optimizer = made(), optimizers.SGD(0.1)
+    update = update_of(optimizer, variables)
+    optimizer.weight_decay = 0.5
+    got = updated(in_one(update), variables)
+    others = made()
+    expected = updated(optimizers.SGD(0.1, weight_decay=0.5).apply, others)
+    assert largest_difference(got, expected) < 1e-6
+
+
 # In a model.
 
 

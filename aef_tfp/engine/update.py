@@ -112,11 +112,13 @@ class FlatUpdate(Update):
     def __init__(self, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]):
         self._sizes = [int(np.prod(variable.shape)) for variable in variables]
         self._groups = _groups(self._sizes)
-        # Else the steps of an optimizer depend on the gradients and its state alone.
-        self._copies = bool(
-            optimizer.weight_decay or isinstance(optimizer, keras.optimizers.Ftrl)
-        )
         super().__init__(optimizer, variables)
+
+    @property
+    def _copies(self) -> bool:
+        """Whether the optimizer, as it is set now, looks at the weights themselves."""
+        optimizer = self.optimizer
+        return bool(optimizer.weight_decay) or type(optimizer) is keras.optimizers.Ftrl
 
     def _build(self) -> None:
         former = _vectors_of(self.optimizer)
@@ -151,13 +153,10 @@ class FlatUpdate(Update):
         self, gradients: Sequence[Any], variables: Sequence[Any]
     ) -> Iterator[None]:
         """Readies the vectors and empties them; then averages the weights."""
-        values = [w.value for w in self._weights] if self._copies else None
+        values = [weight.value for weight in self._weights]
         for vector, group in zip(self.vectors, self._groups, strict=True):
-            vector.assign(
-                tf.zeros_like(vector.value)
-                if values is None
-                else _joined(values, group)
-            )
+            zeros = tf.zeros_like(vector.value)
+            vector.assign(_joined(values, group) if self._copies else zeros)
         # Keras would average weights that have their values after it only. Replicas
         # are threads, which cannot each set this and set it back.
         with having(self.optimizer, use_ema=False):
