@@ -396,8 +396,10 @@ def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
     import aef_tfp
     from aef_tfp.pictures import image_grid, save_png
 
-    place = study.inspection.index("--temperature")
-    temperature = float(study.inspection[place + 1])
+    temperature = 1.0
+    if "--temperature" in study.inspection:
+        place = study.inspection.index("--temperature")
+        temperature = float(study.inspection[place + 1])
     blocks = []
     for row in study.rows:
         done = (runs / row.name / "best.keras").exists()
@@ -407,6 +409,8 @@ def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
         samples = model.sample(32, temperature=temperature, seed=0).numpy()
         blocks.append(image_grid(samples, num_columns=4))
         print(f"{row.model}, left to right: number {len(blocks)}")
+    if not blocks:
+        raise SystemExit(f"error: no run of d = {latent_dim} is done in {runs}.")
     gap = np.full((blocks[0].shape[0], 12, 3), 255, np.uint8)
     parts = [part for block in blocks for part in (gap, block)][1:]
     save_png(path, np.concatenate(parts, axis=1))

@@ -88,7 +88,14 @@ class Update:
             finish: What is done to the gradients before the optimizer gets them, each
                 by itself, or each part of it.
         """
-        self.optimizer.apply(finish(gradients), variables)
+        parts, updated = self._parts(gradients, variables)
+        self.optimizer.apply(finish(parts), updated)
+
+    def _parts(
+        self, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The gradients, and what is updated, as the optimizer has them."""
+        return gradients, variables
 
 
 class FlatUpdate(Update):
@@ -165,13 +172,10 @@ class FlatUpdate(Update):
         if self.optimizer.use_ema:
             self._average()
 
-    def apply(
-        self,
-        gradients: Sequence[Any],
-        variables: Sequence[Any],
-        finish: Finish = lambda gradients: gradients,
-    ) -> None:
-        """Updates the vectors; a weight without a gradient counts as one of zero."""
+    def _parts(
+        self, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The vectors; a weight without a gradient counts as one of zero."""
         given = dict(zip(map(id, variables), gradients, strict=True))
         present = [given.get(id(weight)) for weight in self._weights]
         whole = [
@@ -180,8 +184,7 @@ class FlatUpdate(Update):
             else tf.convert_to_tensor(gradient)
             for gradient, weight in zip(present, self._weights, strict=True)
         ]
-        joined = [_joined(whole, group) for group in self._groups]
-        self.optimizer.apply(finish(joined), self.vectors)
+        return [_joined(whole, group) for group in self._groups], self.vectors
 
     def _spread(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """Gives the weights that had a gradient what the vectors have for them."""
