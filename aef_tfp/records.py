@@ -142,7 +142,7 @@ def _read(run_dir: Path) -> list[tuple[dict[str, Any], Record]]:
 def append_records(run_dir: str | Path, records: Sequence[Record]) -> None:
     """Appends records to a run's metrics.json; the file is replaced in one step.
 
-    Log-densities and bits per dimension of each image go into a file beside it.
+    The numbers of each image go into a file beside it.
 
     Of several processes that do it at once, none loses the records of another.
 
@@ -166,7 +166,7 @@ def append_records(run_dir: str | Path, records: Sequence[Record]) -> None:
 
 def _keep_per_image(run_dir: Path, record: Record) -> str | None:
     """Writes the numbers of each image; returns the file's name in the directory."""
-    if record.per_image is None or not _unit(record.name):
+    if record.per_image is None:
         return None
     number = 1
     # metrics.json may have begun anew.
@@ -239,7 +239,10 @@ def differences(runs: Mapping[str, Path]) -> str:
                 gap = read_per_image(runs[run], ours)
                 gap -= read_per_image(runs[first], theirs)
                 error = gap.std(ddof=1) / math.sqrt(len(gap))
-                value = f"{gap.mean():+.4f} +- {error:.4f} {_unit(ours.name)}"
+                # Errors of pixels are small numbers.
+                digits = 4 if _unit(ours.name) else 6
+                value = f"{gap.mean():+.{digits}f} +- {error:.{digits}f}"
+                value += f" {_unit(ours.name)}"
             rows.append((run, _row(ours), value))
     if not rows:
         return ""

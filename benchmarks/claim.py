@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from aef_tfp.records import Record, read_per_image, read_records
 
@@ -60,7 +61,9 @@ class Study:
         base: The model that the others are compared with; None compares none.
         proposals: Of the estimates.
         split: What is evaluated.
-        inspection: Options of one more evaluation, beside the likelihood.
+        inspection: Options of one more evaluation, beside the likelihood; None for no
+            such evaluation.
+        denoises: Whether models are compared by their errors, not their likelihoods.
     """
 
     options: tuple[str, ...]
@@ -69,12 +72,15 @@ class Study:
     base: str | None
     proposals: tuple[str, ...] = ("encoder", "laplace")
     split: str = "test"
-    inspection: tuple[str, ...] = ()
+    inspection: tuple[str, ...] | None = None
+    denoises: bool = False
 
 
 _NO_FLOWS = ("--core-flow", "none", "--prior-flow", "none")
 _AEF, _NOISE, _CENTER = "AEF (linear)", "AEF (linear, noise 0.2)", "AEF (center)"
 _VAE, _PLAIN = "VAE (IAF, MAF)", "VAE (plain)"
+_CLEAN_AEF, _CLEAN_VAE = "AEF (linear, clean target)", "VAE (IAF, MAF, clean target)"
+_AUTOENCODER = "autoencoder"
 
 # All of a run's budget: the step size falls to 0, the weights are averaged, and the
 # model whose estimated likelihood is best is kept, where it has to be estimated.
@@ -125,6 +131,33 @@ def _rates(
         base=None,
         proposals=("laplace",),
         split="validation",
+    )
+
+
+def _denoising(
+    dataset: str, latent_dim: int, noise_std: str, options: tuple[str, ...], **more: Any
+) -> Study:
+    """Models that see noisy images; decoders of fixed scale, as in the paper's."""
+    fixed, clean = ("--decoder-scale", "fixed"), ("--denoising-target", "clean")
+    return Study(
+        options=(
+            *(*_SCHEDULE, "--iterations", "4000", "--picture-interval", "10000"),
+            *("--noise-std", noise_std, *options),
+        ),
+        rows=tuple(
+            Row(model, f"{dataset}-{kind}-{latent_dim}", 3, "1e-3", own)
+            for model, kind, own in (
+                (_AEF, "aef-linear", fixed),
+                (_VAE, "vae", fixed),
+                (_AUTOENCODER, "autoencoder", ()),
+                (_CLEAN_AEF, "aef-linear", (*fixed, *clean)),
+                (_CLEAN_VAE, "vae", (*fixed, *clean)),
+            )
+        ),
+        base=_VAE,
+        proposals=(),
+        denoises=True,
+        **more,
     )
 
 
@@ -193,6 +226,16 @@ STUDIES = {
         ),
         base=_VAE,
     ),
+    "mnist-denoising": _denoising(
+        *("mnist", 32, "0.5", ()),
+        evaluation=("--num-images", "2000"),
+        inspection=("--frechet", "classifier"),
+    ),
+    "faces-denoising": _denoising(
+        *("celeba10k32", 128, "0.1", _OF_FACES),
+        evaluation=("--num-images", "1000"),
+        inspection=(),
+    ),
 }
 
 
@@ -206,20 +249,20 @@ def commands(study: Study, row: Row, run_dir: Path, data_dir: str) -> list[list[
         train = ["run.py", "--resume", str(run_dir), *data]
     measure = ["evaluate.py", str(run_dir), "--split", study.split]
     measure += [*study.evaluation, *data]
-    inspect = [[*measure, *study.inspection]] if study.inspection else []
+    inspect = [] if study.inspection is None else [[*measure, *study.inspection]]
     if row.model == _CENTER:
         # Its likelihood is exact.
         return [train, *(inspect or [measure])]
     of_proposals = [[*measure, "--proposal", proposal] for proposal in study.proposals]
-    inspect = [[*command, "--proposal", "none"] for command in inspect]
+    if row.model != _AUTOENCODER:
+        inspect = [[*command, "--proposal", "none"] for command in inspect]
     return [train, *of_proposals, *inspect]
 
 
 def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
     """Does what a row lacks; False if a command of it failed."""
     run_dir = runs / row.name
-    times_path = runs / "times.json"
-    times = json.loads(times_path.read_text()) if times_path.exists() else {}
+    times = _times(runs)
     done = times.setdefault(row.name, {"seconds": 0.0, "commands": []})
     for number, command in enumerate(commands(study, row, run_dir, data_dir)):
         if number in done["commands"]:
@@ -233,11 +276,24 @@ def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
         done["seconds"] += (time.monotonic() - start) * (number == 0)
         if status == 0:
             done["commands"].append(number)
-        times_path.write_text(json.dumps(times, indent=2) + "\n")
+        (runs / _TIMES).write_text(json.dumps(times, indent=2) + "\n")
         if status:
             print(f"    ended with status {status}; see {row.name}.log", flush=True)
             return False
     return True
+
+
+_TIMES = "times.json"
+
+
+def _times(runs: Path) -> dict[str, Any]:
+    """What is done of each row, and the seconds of its training."""
+    path = runs / _TIMES
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _minutes(runs: Path, row: Row) -> str:
+    return f"{_times(runs).get(row.name, {}).get('seconds', 0.0) / 60:.0f}"
 
 
 def _run(command: list[str], log) -> int:
@@ -274,12 +330,14 @@ def _text(record: Record | None) -> str:
 
 def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
     """The mean difference of each image to the base's, with its standard error."""
-    ours = _found(run_dir, f"marginal_{name}", "laplace") or _found(run_dir, name, None)
-    theirs = _found(base_dir, f"marginal_{name}", "laplace")
+    ours, theirs = (
+        _found(where, f"marginal_{name}", "laplace") or _found(where, name, None)
+        for where in (run_dir, base_dir)
+    )
     if ours is None or theirs is None or run_dir == base_dir:
         return ""
     gap = read_per_image(run_dir, ours) - read_per_image(base_dir, theirs)
-    digits = 4 if name == "bits_per_dim" else 2
+    digits = {"bits_per_dim": 4, "log_prob": 2}.get(name, 5)
     error = gap.std(ddof=1) / len(gap) ** 0.5
     return f"{gap.mean():+.{digits}f} ± {error:.{digits}f}"
 
@@ -304,8 +362,6 @@ def _trained_value(run_dir: Path) -> str:
 
 def table(study: Study, runs: Path) -> str:
     """The table of what is done, by the number of latents."""
-    times_path = runs / "times.json"
-    times = json.loads(times_path.read_text()) if times_path.exists() else {}
     titles = ["model", "d", "learning rate", "seed", "as trained, validation"]
     if "encoder" in study.proposals:
         titles += ["encoder proposal"]
@@ -331,9 +387,29 @@ def table(study: Study, runs: Path) -> str:
         cells += [_text(estimates["laplace"] or exact)]
         for name in ("bits_per_dim", "log_prob") if study.base else ():
             cells += [_gap(run_dir, runs / _base_of(study, row).name, name)]
-        cells += [f"{times.get(row.name, {}).get('seconds', 0.0) / 60:.0f}"]
+        cells += [_minutes(runs, row)]
         rows.append(cells)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def error_table(study: Study, runs: Path) -> str:
+    """The table of models that denoise: errors of what they make of noisy images."""
+    rows = []
+    for row in study.rows:
+        run_dir = runs / row.name
+        pixels = _found(run_dir, "reconstruction_error", None)
+        if pixels is None:
+            continue
+        features = _found(run_dir, "classifier_feature_error", None)
+        base_dir = runs / _base_of(study, row).name
+        gap = _gap(run_dir, base_dir, "reconstruction_error")
+        cells = [row.model, f"{pixels.value:.5f}", gap, _text(features)]
+        rows.append([*cells, _minutes(runs, row)])
+    if not rows:
+        return ""
+    head = ["model", "error of pixels", f"minus {study.base}", "of features", "minutes"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 # What is shown beside the likelihood: titles, and the records' names.
@@ -419,7 +495,9 @@ def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
 def write_table(name: str, runs: Path) -> None:
     """Puts the table of a study into the page."""
     first, last = f"<!-- benchmarks/claim.py {name} -->\n", f"<!-- end of {name} -->\n"
-    tables = [part(STUDIES[name], runs) for part in (table, inspection_table)]
+    study = STUDIES[name]
+    kinds = [error_table] if study.denoises else [table, inspection_table]
+    tables = [of(study, runs) for of in kinds]
     text = "\n".join(filter(None, tables))
     if not _DOCS.exists() or first not in _DOCS.read_text():
         print(text)

@@ -381,6 +381,18 @@ def test_differences_are_those_of_each_image(tmp_path, rng):
     assert all(r.per_image is None for r in metrics.read_records(first))
 
 
+def test_errors_of_reconstructions_are_paired_too(tmp_path):
+    facts = {"split": "test", "estimator": "mean squared error", "images": "0123abcd"}
+    runs = {}
+    for name, errors in (("a", [1e-4, 3e-4]), ("b", [2e-4, 6e-4])):
+        runs[name] = tmp_path / name
+        runs[name].mkdir()
+        values = {"reconstruction_error": np.array(errors)}
+        metrics.append_records(runs[name], records_of_means(values, **facts))
+    (_, line) = metrics.differences(runs).splitlines()
+    assert line.endswith("  +0.000200 +- 0.000100")
+
+
 def test_records_of_one_name_keep_numbers_of_their_own(tmp_path):
     facts = {"split": "test", "estimator": "e", "images": "0123abcd"}
     records = [
