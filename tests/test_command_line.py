@@ -206,6 +206,7 @@ def test_no_preset_is_refused():
             "--temperature (an autoencoder draws no samples)",
         ),
         ({}, ["--paper-estimator"], "--paper-estimator (the likelihood of an aef-cent"),
+        ({}, ["--annealed-steps=9"], "--annealed-steps (the likelihood of an aef-"),
         ({}, ["--download"], "--download (the digits come with"),
         ({}, ["again"], "evaluate one run at a time, got 2"),
         ({}, ["--compare", "--seed=3"], "leave out --seed"),

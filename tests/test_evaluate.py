@@ -331,6 +331,26 @@ def test_a_model_is_inspected_as_far_as_it_goes(trained, data_dir, model):
     assert ("latents_in_use" in names) == (model == "vae")
 
 
+def test_annealed_sampling_is_of_the_same_images(trained, data_dir, monkeypatch):
+    run_dir = trained("vae")
+    asked = []
+
+    def annealed(model, images, *, num_steps, batch_size, progress, **facts):
+        asked.append((len(images), num_steps))
+        values = {"annealed_log_prob": np.arange(4.0)}
+        return records_of_means(values, estimator="annealed", **facts)
+
+    monkeypatch.setattr(metrics, "annealed_records", annealed)
+    argv = [str(run_dir), "--proposal=none", f"--data-dir={data_dir}"]
+    before = len(read(run_dir))
+    assert evaluate.main([*argv, "--num-images=4", "--annealed-steps=7"]) == 0
+    assert asked == [(4, 7)]
+    (record,) = [r for r in read(run_dir)[before:] if r["name"].startswith("annealed")]
+    assert (record["split"], record["iteration"]) == ("test", 2)
+    assert evaluate.main([*argv, "--num-images=4"]) == 0
+    assert len(asked) == 1
+
+
 def kept(run_dir, values, **changes):
     """Records of a run whose numbers per image are kept."""
     facts = {"split": "test", "estimator": "exact", "images": "0123abcd", **changes}

@@ -375,6 +375,10 @@ class EvaluationConfig:
     paper_estimator: bool = False
     """Also what the paper's code computes for its linear model, without - log K."""
 
+    annealed_steps: int = 0
+    """Also annealed importance sampling in so many steps, which needs no proposal: it
+    takes 1,000 and more, for tens of images; 0 leaves it out."""
+
     frechet: Literal["inception", "classifier", "none"] = "none"
     """Features of the Frechet distance; only those of Inception make an FID."""
 
@@ -405,6 +409,7 @@ class EvaluationConfig:
             ("num_images", 2),
             ("num_samples", 1),
             ("num_repeats", 1),
+            ("annealed_steps", 0),
             ("num_frechet_images", 2),
             ("seed", 0),
         ):

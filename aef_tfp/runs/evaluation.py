@@ -113,6 +113,7 @@ def evaluate_run(
             num_repeats=config.num_repeats,
             proposal=config.proposal,
             paper_estimator=config.paper_estimator,
+            annealed_steps=config.annealed_steps,
             batch_size=run.batch_size,
             verbose=verbose,
             **facts,
@@ -209,6 +210,7 @@ def likelihood_records(
     num_repeats: int = 1,
     proposal: str = "encoder",
     paper_estimator: bool = False,
+    annealed_steps: int = 0,
     batch_size: int = 128,
     verbose: int = 0,
     **facts: Any,
@@ -223,6 +225,7 @@ def likelihood_records(
         num_repeats: R.
         proposal: `"encoder"` or `"laplace"`; `"none"` leaves the estimate out.
         paper_estimator: As in `metrics.marginal_records`.
+        annealed_steps: Of annealed importance sampling, beside it; 0 leaves it out.
         batch_size: Images per call.
         verbose: 1 shows progress bars.
         **facts: Other fields of the records; `split` at least.
@@ -237,19 +240,24 @@ def likelihood_records(
         return metrics.exact_records(model, images, progress=bar, **facts)
     bar = progress("objective", images)
     records = metrics.objective_records(model, images, progress=bar, **facts)
-    if proposal == "none":
-        return records
-    bar = progress(f"importance sampling ({proposal})", marginal_images)
-    return records + metrics.marginal_records(
-        model,
-        marginal_images,
-        num_samples=num_samples,
-        num_repeats=num_repeats,
-        proposal=proposal,
-        paper_estimator=paper_estimator,
-        progress=bar,
-        **facts,
-    )
+    if proposal != "none":
+        bar = progress(f"importance sampling ({proposal})", marginal_images)
+        records += metrics.marginal_records(
+            model,
+            marginal_images,
+            num_samples=num_samples,
+            num_repeats=num_repeats,
+            proposal=proposal,
+            paper_estimator=paper_estimator,
+            progress=bar,
+            **facts,
+        )
+    if annealed_steps:
+        bar = progress("annealed importance sampling", marginal_images)
+        records += metrics.annealed_records(
+            model, marginal_images, num_steps=annealed_steps, progress=bar, **facts
+        )
+    return records
 
 
 def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:

@@ -121,7 +121,10 @@ _EVALUATION_RULES = (
 
 _MEASUREMENT_RULES = (
     _Rule(
-        ("num_samples", "num_repeats", "proposal", "paper_estimator"),
+        (
+            *("num_samples", "num_repeats", "proposal", "paper_estimator"),
+            "annealed_steps",
+        ),
         lambda c: _no_estimate(c.model),
     ),
     _Rule(
