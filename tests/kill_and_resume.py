@@ -38,8 +38,8 @@ SETTINGS = [
     "--no-jit-compile",
     "--batch-size=32",
     "--steps-per-execution=1",
-    "--iterations=60",
-    "--validation-interval=20",
+    "--iterations=30",
+    "--validation-interval=10",
     "--save-interval=6",
 ]
 
@@ -239,7 +239,7 @@ def resume_together(run_dir: Path) -> None:
     if left := _asides(run_dir):
         raise RuntimeError(f"{left} were left behind.")
     iterations = {record.iteration for record in read_records(run_dir)}
-    if not iterations <= {20, 40, 60}:
+    if not iterations <= {10, 20, 30}:
         raise RuntimeError(f"{run_dir} has numbers of the iterations {iterations}.")
 
 

@@ -311,7 +311,7 @@ def test_no_events_have_no_values(linear):
     assert estimate.log_prob.shape == estimate.acceptance.shape == (0,)
 
 
-def test_paths_begin_at_the_prior_and_at_the_given_latents():
+def test_paths_begin_at_the_prior_and_at_the_given_latents(monkeypatch):
     model = small_model(ExpandedAEF, (5,), 2)
     model.jit_compile = False
     paths = referee._Paths(model, 2, 1, 1)
@@ -331,6 +331,8 @@ def test_paths_begin_at_the_prior_and_at_the_given_latents():
     # In one step, all of the weight is the likelihood of the start.
     upper = paths.upper(y, latents, sizes, zero, place).log_prob
     np.testing.assert_allclose(upper, likelihood(latents), rtol=1e-9)
+    # In 16 blocks in place of 1,000.
+    monkeypatch.setattr(referee, "_BLOCK", 1000)
     many = referee._Paths(model, 16_000, 1, 1)
     lower = many.lower(y, sizes, zero, place).log_prob
     weights = likelihood(tf.constant(draws[:16_000, None]))

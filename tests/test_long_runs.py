@@ -53,6 +53,7 @@ def straight(tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.usefixtures("training_alone")
 def test_a_run_that_was_killed_and_stopped_ends_like_another(
     straight, tmp_path, monkeypatch
 ):
