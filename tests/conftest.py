@@ -21,6 +21,9 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
     )
+    # Two processes share two cores, and arrays are small: handing parts of them to
+    # threads was an eighth of all CPU time.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     # Most of a test's time goes into making graphs that run once or twice. Improving
     # them first took a fifth of it; programs that the tests start do so all the same.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
