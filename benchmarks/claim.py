@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import math
+import resource
 import shlex
 import signal
 import subprocess
@@ -263,17 +264,22 @@ def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
     """Does what a row lacks; False if a command of it failed."""
     run_dir = runs / row.name
     times = _times(runs)
-    done = times.setdefault(row.name, {"seconds": 0.0, "commands": []})
+    new = {"seconds": 0.0, "cpu_seconds": 0.0, "commands": []}
+    done = times.setdefault(row.name, new)
     for number, command in enumerate(commands(study, row, run_dir, data_dir)):
         if number in done["commands"]:
             continue
         print(f"{time.strftime('%H:%M')} {shlex.join(command)}", flush=True)
         with (runs / f"{row.name}.log").open("a") as log:
-            start = time.monotonic()
+            start, busy = time.monotonic(), _cpu_seconds()
             program = [sys.executable, str(_ROOT / "trainers" / command[0])]
             status = _run([*program, *command[1:]], log)
-        # Of a training that was interrupted, too.
-        done["seconds"] += (time.monotonic() - start) * (number == 0)
+        if number == 0:
+            # Of a training that was interrupted, too; times at which it stood still for
+            # other work are in the one and not in the other.
+            done["seconds"] += time.monotonic() - start
+            if "cpu_seconds" in done:  # since its beginning
+                done["cpu_seconds"] += _cpu_seconds() - busy
         if status == 0:
             done["commands"].append(number)
         (runs / _TIMES).write_text(json.dumps(times, indent=2) + "\n")
@@ -293,7 +299,17 @@ def _times(runs: Path) -> dict[str, Any]:
 
 
 def _minutes(runs: Path, row: Row) -> str:
-    return f"{_times(runs).get(row.name, {}).get('seconds', 0.0) / 60:.0f}"
+    times = _times(runs).get(row.name, {})
+    minutes = f"{times.get('seconds', 0.0) / 60:.0f}"
+    if "cpu_seconds" in times:
+        minutes += f" ({times['cpu_seconds'] / 60:.0f} CPU)"
+    return minutes
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _run(command: list[str], log) -> int:
