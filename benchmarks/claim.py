@@ -218,12 +218,9 @@ STUDIES = {
             ),
             *(_of_model("celeba10k32", 64, model, 3) for model in (_AEF, _VAE)),
             *(_of_model("celeba10k32", 256, model, 4) for model in (_AEF, _VAE)),
-            _of_model("celeba10k32", 256, _PLAIN, 3),
-            *(_of_model("celeba10k32", 64, model, 3) for model in (_PLAIN, _NOISE)),
-            *(
-                _of_model("celeba10k32", 8, model, 3)
-                for model in (_AEF, _VAE, _PLAIN, _NOISE)
-            ),
+            *(_of_model("celeba10k32", 8, model, 3) for model in (_AEF, _VAE)),
+            *(_of_model("celeba10k32", d, _PLAIN, 3) for d in (256, 64, 8)),
+            *(_of_model("celeba10k32", d, _NOISE, 3) for d in (64, 8)),
         ),
         base=_VAE,
     ),
