@@ -221,7 +221,10 @@ def differences(runs: Mapping[str, Path]) -> str:
 
     Raises:
         DamagedFile: If metrics.json, or a file of numbers per image, is damaged.
+        ValueError: If there are fewer than two runs.
     """
+    if len(runs) < 2:
+        raise ValueError(f"differences are those of two runs or more, got {len(runs)}.")
     newest = {
         run: {_key(record, run): record for record in read_records(run_dir)}
         for run, run_dir in runs.items()
@@ -351,7 +354,9 @@ _FACTS = {
     "data": lambda record: record.dataset or "?",
     "levels": lambda record: str(record.num_levels or "?"),
     "set": lambda record: record.images or "?",
-    "temperature": lambda record: f"{record.temperature or ''}",
+    "temperature": lambda record: (
+        "" if record.temperature is None else f"{record.temperature}"
+    ),
     "features": lambda record: record.features or "",
     "estimator": _estimator,
 }

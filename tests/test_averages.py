@@ -135,6 +135,15 @@ def test_checkpoints_refuse_weights_that_are_elsewhere(tmp_path):
         fit(averaging(), SwapEMAWeights(swap_on_epoch=True), checkpoints)
 
 
+def test_two_callbacks_do_not_both_exchange_the_weights():
+    model = averaging()
+    model.averages.were_validated = True
+    with pytest.raises(ValueError, match="would both exchange weights and averages"):
+        fit(model, AveragedWeights(), SwapEMAWeights())
+    # What a `fit` before this one validated says nothing of its own validations.
+    assert not model.averages.were_validated
+
+
 def test_layers_frozen_after_compile_are_refused():
     model = averaging()
     model.encoder.trainable = False

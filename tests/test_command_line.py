@@ -216,6 +216,11 @@ def test_no_preset_is_refused():
             "--temperature (an autoencoder draws no samples)",
         ),
         ({}, ["--paper-estimator"], "--paper-estimator (the likelihood of an aef-cent"),
+        (
+            {"model": "autoencoder"},
+            ["--frechet=classifier", "--num-frechet-images=9"],
+            "--num-frechet-images (an autoencoder draws no samples)",
+        ),
         ({}, ["--annealed-steps=9"], "--annealed-steps (the likelihood of an aef-"),
         ({}, ["--download"], "--download (the digits come with"),
         ({}, ["again"], "evaluate one run at a time, got 2"),
@@ -243,6 +248,12 @@ def test_an_evaluation_of_nothing_is_refused(argv, message, capsys):
         assert message in refused("evaluate", argv, capsys)
     else:
         assert "got 0" in refused("evaluate", argv, capsys)
+
+
+def test_reconstructions_of_an_autoencoder_are_judged_of_so_many_images():
+    config = EvaluationConfig(inspect=True, num_frechet_images=9)
+    run = RunConfig(model="autoencoder")
+    assert not unread_by_evaluation(config, run, ["inspect", "num_frechet_images"])
 
 
 def test_every_option_is_read_by_some_evaluation():

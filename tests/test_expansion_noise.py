@@ -196,7 +196,9 @@ def test_copies_of_a_vae_may_have_noise(digit_images):
     np.testing.assert_allclose(back.elbo(x, seed=1), vae.elbo(x, seed=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "noise", [-0.1, float("nan"), float("inf"), 1e30, "0.2", None, [0.2], True]
+)
 def test_other_noise_is_refused(noise):
     with pytest.raises(ValueError, match=r"expansion_noise must be .* got"):
         ExpandedAEF((4,), 1, expansion_noise=noise)

@@ -393,6 +393,29 @@ def test_bad_images_are_refused(linear, images, message):
         assert "\n" not in str(error.value)
 
 
+def test_noise_follows_from_an_images_place_in_the_set(digit_images, monkeypatch):
+    vae = VAE((8, 8, 1), 2, encoder="dense", decoder="dense", num_levels=17)
+    x, original, seen = digit_images[:7], VAE._preprocessed, []
+
+    def preprocessed(self, images, seed):
+        seen.append(original.__get__(self)(images, seed))
+        return seen[-1]
+
+    monkeypatch.setattr(VAE, "_preprocessed", preprocessed)
+    values, events = [], []
+    for size in (3, 7):
+        options = {"split": "test", "batch_size": size}
+        values.append(likelihood.objective_records(vae, x, **options)[0].per_image)
+        seen.clear()
+        likelihood.marginal_records(vae, x, num_samples=2, **options)
+        events.append(np.concatenate([y for y, _ in seen]))
+    np.testing.assert_allclose(*values, rtol=1e-5)
+    np.testing.assert_allclose(values[0], vae.elbo(x, seed=0), rtol=1e-5)
+    np.testing.assert_allclose(*events, rtol=1e-6)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        likelihood.objective_records(vae, x, split="test", batch_size=0)
+
+
 def test_records_are_weighted_by_example(linear):
     aef, _, marginal, _ = linear
     x = marginal.rvs(10, random_state=0)

@@ -9,14 +9,15 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_command_line import refused, run_of
 from test_interruptions import assert_equal_runs, at_iteration
 from test_run import history, last_weights
 from test_tensorboard import points
 from test_update import made, updated
 
-from aef_tfp import saved
-from aef_tfp.callbacks import MarginalBits
+from aef_tfp import PartitionedAEF, saved
+from aef_tfp.callbacks import Checkpoints, MarginalBits
 from aef_tfp.engine.update import update_of
 from aef_tfp.runs import building, config, defaults, evaluation, training
 from aef_tfp.runs.commands import train as run
@@ -163,8 +164,27 @@ def test_optimizers_are_those_of_keras():
     }
     # Those that wrap others, or trust in weights that are not the model's.
     others = {"optimizer", "lossscaleoptimizer", "multioptimizer", "schedulefreeadamw"}
-    # keras.optimizers.get knows no lamb.
-    assert exported - others - {"lamb"} == set(get_args(config.OptimizerName))
+    # keras.optimizers.get knows no lamb, and masks are too much for Adafactor.
+    assert exported - others - {"lamb", "adafactor"} == set(
+        get_args(config.OptimizerName)
+    )
+
+
+def test_callbacks_that_cannot_work_say_so(tmp_path, digit_images):
+    with pytest.raises(TypeError, match=r"images as an array, got .*Dataset"):
+        MarginalBits(tf.data.Dataset.from_tensors(digit_images[:4]))
+    exact = PartitionedAEF((8, 8, 1), 2, num_levels=17)
+    with pytest.raises(TypeError, match=r"estimate log p.x.: .* got PartitionedAEF"):
+        MarginalBits(digit_images[:4]).set_model(exact)
+    checkpoints = Checkpoints(tmp_path, lambda epoch: 4, monitor=MarginalBits.name)
+    with pytest.raises(ValueError, match="not among the logs, loss, val_loss: watch"):
+        checkpoints.on_epoch_end(0, {"val_loss": 1.0, "loss": 1.0})
+
+
+def test_adafactor_is_told_of_what_masks_do_to_it():
+    model = PartitionedAEF((8, 8, 1), 2, num_levels=17)
+    with pytest.warns(UserWarning, match="Adafactor makes NaN"):
+        model.compile("adafactor")
 
 
 def test_a_constant_rate_may_warm_up_and_go_on():

@@ -29,6 +29,18 @@ class AveragedWeights(keras.callbacks.Callback):
         super().__init__()
         self._trained: Any = None
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that nobody else exchanges the weights.
+
+        Raises:
+            ValueError: If `fit` has a `SwapEMAWeights`, too.
+        """
+        if self.model.averages.are_exchanged_by_keras:
+            raise ValueError(
+                "AveragedWeights and Keras's SwapEMAWeights would both exchange "
+                "weights and averages, and train others: pass one of the two."
+            )
+
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the model the averages."""
         self.model.averages.put_in()

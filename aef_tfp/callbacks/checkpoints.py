@@ -219,8 +219,15 @@ class Checkpoints(keras.callbacks.Callback):
 
         Raises:
             FloatingPointError: If the value is not finite for the third time in a row.
+            ValueError: If no callback before this one has put it among the logs.
         """
-        value = (logs or {})[self.monitor]
+        value = (logs or {}).get(self.monitor)
+        if value is None:
+            raise ValueError(
+                f"Checkpoints watch {self.monitor!r}, which is not among the logs, "
+                f"{', '.join(sorted(logs or {}))}: watch one of them, or pass the "
+                "callback that adds it before Checkpoints."
+            )
         self.iteration = self.iteration_of(epoch)
         is_finite = math.isfinite(value)
         self._bad_validations = 0 if is_finite else self._bad_validations + 1

@@ -36,14 +36,31 @@ class MarginalBits(keras.callbacks.Callback):
     The first time takes some seconds more, for the graph.
 
     Args:
-        images: Validation images, as the model takes them.
+        images: Validation images, as the model takes them: an array.
+
+    Raises:
+        TypeError: If they are no array, or the model estimates nothing.
     """
 
     name = "val_marginal_bits_per_dim"
 
     def __init__(self, images: Any):
         super().__init__()
+        if not hasattr(images, "shape"):
+            raise TypeError(
+                "MarginalBits takes validation images as an array, got "
+                f"{type(images).__name__}; of a data set, take the first batches."
+            )
         self.images = images
+
+    def set_model(self, model: keras.Model) -> None:
+        """Checks that the model estimates log p(x)."""
+        super().set_model(model)
+        if not getattr(model, "estimates", False):
+            raise TypeError(
+                "MarginalBits is for models that estimate log p(x): ExpandedAEF, VAE "
+                f"or IWAE, got {type(model).__name__}; watch its validation loss."
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Estimates; of several workers the chief does, and the others hear of it."""

@@ -65,6 +65,11 @@ class Averages:
         return self._trained is not None or swapped
 
     @property
+    def are_exchanged_by_keras(self) -> bool:
+        """Whether `fit` has a `SwapEMAWeights`."""
+        return bool(self._swaps)
+
+    @property
     def stay_after_epoch(self) -> bool:
         """Whether a `SwapEMAWeights` leaves them in the model at the end of epochs."""
         return any(swap.swap_on_epoch for swap in self._swaps)
@@ -79,6 +84,8 @@ class Averages:
         given = given if isinstance(given, (list, tuple)) else [given]
         kind = keras.callbacks.SwapEMAWeights
         self._swaps = [callback for callback in given if isinstance(callback, kind)]
+        # What the `fit` before this one did says nothing of its validations.
+        self.were_validated = False
 
     @contextlib.contextmanager
     def in_model(self) -> Iterator[None]:

@@ -27,16 +27,19 @@ _ALGORITHM = "philox"
 _NUMBERS_PER_COUNT = 4
 
 
-def stateless_seed(seed: int | None) -> tf.Tensor:
+def stateless_seed(seed: int | tf.Tensor | None) -> tf.Tensor:
     """Returns the `[2]` seed of TensorFlow's stateless operations.
 
     Args:
         seed: Any integer of 64 bits; None draws one from NumPy's global generator,
-            which `keras.utils.set_random_seed` seeds.
+            which `keras.utils.set_random_seed` seeds. One of `starting_at` is returned
+            as it is: who evaluates a set in batches gives each its place in the set.
 
     Raises:
         ValueError: If it is no such integer.
     """
+    if tf.is_tensor(seed):
+        return seed
     if seed is None:
         seed = int(np.random.randint(2**63))
     seed = checked_seed(seed, least=-(2**63))
@@ -79,14 +82,17 @@ def starting_at(seed: tf.Tensor, example: tf.Tensor) -> tf.Tensor:
     device would draw for them.
 
     Args:
-        seed: Stateless seed, `[2]`.
+        seed: Stateless seed, `[2]`, or `[3]` of this function, whose place is where
+            `example` counts from.
         example: Scalar integer, the place k in the batch.
 
     Returns:
         `[3]` int64, for `fold_seed`, `uniform_noise` and `normal_noise`.
     """
-    parts = [tf.cast(seed, tf.int64), tf.cast(example, tf.int64)[None]]
-    return tf.concat(parts, axis=0)
+    seed, place = tf.cast(seed, tf.int64), tf.cast(example, tf.int64)
+    if seed.shape[0] == 3:
+        place += seed[2]
+    return tf.concat([seed[:2], place[None]], axis=0)
 
 
 def uniform_noise(shape: Any, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

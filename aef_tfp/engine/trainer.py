@@ -8,6 +8,7 @@ callbacks, history) remains Keras's.
 
 import contextlib
 import types
+import warnings
 import weakref
 from abc import abstractmethod
 from typing import Any
@@ -160,6 +161,13 @@ class LikelihoodTrainer(Steps, keras.Model):
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
         )
+        if isinstance(updating_optimizer(self.optimizer), keras.optimizers.Adafactor):
+            warnings.warn(
+                "Adafactor makes NaN of a matrix where a whole row and a whole column "
+                "of its gradient are zero, as masked layers (MAF) and ReLUs bring "
+                "about; take another optimizer.",
+                stacklevel=2,
+            )
         self._max_skipped_updates = max_skipped_updates
         self._rematerialize = rematerialize
         steps = self.optimizer.variables[0].value

@@ -165,7 +165,9 @@ def importance_estimate(
         proposal_scale = model.proposal_scale(proposal)
     scale = tf.constant(checked_scale(proposal_scale), model.events.dtype)
     x = model.events.checked(x, density=True)
-    seeds = tf.random.split(stateless_seed(seed), 1 + num_repeats)
+    whole = starting_at(stateless_seed(seed), 0)
+    first = whole[2]
+    seeds = tf.random.split(tf.cast(whole[:2], tf.int32), 1 + num_repeats)
     check_fits_memory(
         f"num_samples of {num_samples:,}",
         16 * num_samples * num_repeats,
@@ -178,8 +180,9 @@ def importance_estimate(
         events_per_pass = max(1, latents_per_pass // columns)
     parts = []
     for start in range(0, max(1, len(x)), events_per_pass):
+        place = first + start
         events, log_det = model._preprocessed(
-            x[start : start + events_per_pass], starting_at(seeds[0], start)
+            x[start : start + events_per_pass], starting_at(seeds[0], place)
         )
         parts.append(
             estimate_of_preprocessed(
@@ -189,8 +192,8 @@ def importance_estimate(
                 num_samples,
                 proposal=proposal,
                 scale=scale,
-                fit_seed=fold_seed(seeds[0], start),
-                seeds=[fold_seed(seed, start) for seed in seeds[1:]],
+                fit_seed=fold_seed(seeds[0], place),
+                seeds=[fold_seed(seed, place) for seed in seeds[1:]],
                 latents_per_pass=latents_per_pass,
             )
         )

@@ -147,13 +147,15 @@ def annealed_log_prob(
     paths = _Paths(model, num_chains, num_steps, num_leapfrog_steps)
     x = model.events.checked(x, density=True)
     # As in `importance_estimate`.
-    seeds = tf.random.split(stateless_seed(seed), 2)
+    whole = starting_at(stateless_seed(seed), 0)
+    first = whole[2]
+    seeds = tf.random.split(tf.cast(whole[:2], tf.int32), 2)
     parts, start = [], 0
     for count in pass_sizes(len(x), paths.events_per_pass):
         y, log_det = model._preprocessed(
-            x[start : start + count], starting_at(seeds[0], start)
+            x[start : start + count], starting_at(seeds[0], first + start)
         )
-        y, place = model._flat(y), starting_at(seeds[1], start)
+        y, place = model._flat(y), starting_at(seeds[1], first + start)
         sizes = paths.step_sizes(y, place)
         parts.append(paths.lower(y, sizes, log_det, place))
         start += count

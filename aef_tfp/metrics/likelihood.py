@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from aef_tfp.engine.arguments import checked_count
+from aef_tfp.engine.noise import starting_at, stateless_seed
 from aef_tfp.inference import annealed_log_prob
 from aef_tfp.metrics.checks import check_finite
 from aef_tfp.metrics.records import records_of_means
@@ -24,7 +26,8 @@ Progress = Callable[[int], Any]
 # Effective sample size below which an estimate hangs on single weights.
 _FEW_WEIGHTS = 2.0
 
-_DEQUANTIZED = "one uniform dequantization"
+# Which noise it is, the seed and an image's place in the set say.
+_DEQUANTIZED = "one uniform dequantization of each image"
 
 # Scales at which the bound is looked at first, and how often between the best two.
 _TUNING_GRID = np.geomspace(1e-3, 10.0, 9)
@@ -388,11 +391,14 @@ def _log_prob_records(model, images, prefix, log_prob, **facts) -> list[Record]:
 
 
 def _in_batches(function, images, batch_size, seed, progress) -> np.ndarray:
-    images = checked_events(images)
+    images, whole = checked_events(images), stateless_seed(seed)
+    batch_size = checked_count("batch_size", batch_size)
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        parts.append(np.asarray(function(batch, seed=seed + start)))
+        # How many are evaluated at once changes no noise: models of other batch sizes
+        # are compared image by image.
+        parts.append(np.asarray(function(batch, seed=starting_at(whole, start))))
         if progress is not None:
             progress(min(start + batch_size, len(images)))
     return np.concatenate(parts)

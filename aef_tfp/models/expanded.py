@@ -20,6 +20,9 @@ from aef_tfp.networks.mode import call_network
 
 __all__ = ["ExpandedAEF"]
 
+# Of the expansion noise. Beyond it, sums of squares overflow.
+_LARGEST_NOISE = 1e6
+
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
 class ExpandedAEF(Marginal, EventModel):
@@ -142,10 +145,12 @@ class ExpandedAEF(Marginal, EventModel):
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
         self._make_pair(prior_flow, core_flow, proposal_scales)
-        if not 0.0 <= expansion_noise < np.inf:
+        is_number = isinstance(expansion_noise, (int, float, np.number))
+        is_number = is_number and not isinstance(expansion_noise, bool)
+        if not is_number or not 0.0 <= expansion_noise <= _LARGEST_NOISE:
             raise ValueError(
-                "expansion_noise must be a finite number of at least 0, got "
-                f"{expansion_noise!r}."
+                f"expansion_noise must be a number from 0 to {_LARGEST_NOISE:g}, got "
+                f"{expansion_noise!r}; 0.1 to 0.3 is usual."
             )
         self._expansion_noise = float(expansion_noise)
         density = self.events.dtype

@@ -32,10 +32,10 @@ ModelName = Literal[
 FlowName = Literal["maf", "iaf", "none"]
 NetworkName = Literal["conv", "residual", "dense"]
 
-# Those of keras.optimizers that need no more than a step size.
+# Those of keras.optimizers that need no more than a step size. Adafactor makes NaN of a
+# matrix where a row and a column of its gradient are zero, which masks bring about.
 OptimizerName = Literal[
     "adadelta",
-    "adafactor",
     "adagrad",
     "adam",
     "adamax",

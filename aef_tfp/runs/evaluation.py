@@ -300,14 +300,10 @@ def reconstruction_records(
         **facts: Other fields of the records; `split` at least.
     """
     levels = model.events.num_levels
-    parts: list[Any] = []
-    for start in range(0, len(images), 256):
-        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
-        parts.append(model.reconstruct(noisy))
     bar = None if features is None else _progress_bar("features", len(images), verbose)
     return metrics.denoising_records(
         metrics.as_levels(images, levels),
-        metrics.as_levels(np.concatenate(parts), levels),
+        metrics.as_levels(_reconstructed(model, images, seed), levels),
         noise_std=model.noise_std,
         feature_model=features,
         kind=kind,
@@ -315,6 +311,15 @@ def reconstruction_records(
         seed=seed,
         **facts,
     )
+
+
+def _reconstructed(model: Any, images: np.ndarray, seed: int) -> np.ndarray:
+    """Reconstructions, of noisy images where a model is trained on them."""
+    parts: list[Any] = []
+    for start in range(0, len(images), 256):
+        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
+        parts.append(model.reconstruct(noisy))
+    return np.concatenate(parts)
 
 
 def draw_reconstructions(
@@ -429,8 +434,8 @@ def _inspection(model, config, images, verbose, facts) -> list[Record]:
     if model.encodes:
         records += metrics.sharpness_records(
             real,
-            metrics.as_levels(model.reconstruct(images), levels),
-            what="reconstructions",
+            metrics.as_levels(_reconstructed(model, images, config.seed), levels),
+            what=f"reconstructions{' of noisy images' * (model.noise_std > 0)}",
             prefix="reconstruction_",
             **facts,
         )

@@ -175,7 +175,13 @@ def unread_by_evaluation(
     """
     names = tuple(names)
     unread = _unread(_EVALUATION_RULES, config, names)
-    return unread if run is None else unread | _unread(_MEASUREMENT_RULES, run, names)
+    if run is None:
+        return unread
+    of_run = _unread(_MEASUREMENT_RULES, run, names)
+    if config.inspect:
+        # Reconstructions are judged of as many images.
+        of_run.pop("num_frechet_images", None)
+    return unread | of_run
 
 
 def _unread(
@@ -227,7 +233,8 @@ def check_use(settings: "RunSettings") -> None:
     if settings.expansion_noise and settings.model != "aef-linear":
         raise ValueError(
             f"expansion_noise is {settings.expansion_noise:g}, but it is for an "
-            f"aef-linear, not {_a(settings.model)}: leave it out."
+            f"aef-linear, not {_a(settings.model)}: leave it out, or take the preset "
+            "without -noise."
         )
     if settings.select == "marginal" and (why := _no_estimate(settings.model)):
         raise ValueError(
