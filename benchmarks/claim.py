@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from aef_tfp.data.registry import DATASETS
 from aef_tfp.records import Record, read_per_image, read_records
 
 _ROOT = Path(__file__).parents[1]
@@ -40,7 +41,9 @@ class Row:
 
     @property
     def latent_dim(self) -> int:
-        """As the preset's name has it."""
+        """As the preset's name has it, unless an option says otherwise."""
+        if "--latent-dim" in self.options:
+            return int(self.options[self.options.index("--latent-dim") + 1])
         return int(self.preset.removesuffix("-noise").rpartition("-")[2])
 
     @property
@@ -86,8 +89,9 @@ _AUTOENCODER = "autoencoder"
 # All of a run's budget: the step size falls to 0, the weights are averaged, and the
 # model whose estimated likelihood is best is kept, where it has to be estimated.
 _SCHEDULE = ("--schedule", "cosine", "--warmup", "200", "--validation-interval", "1000")
-_LONG = ("--ema", "0.999", "--num-marginal-images", "2")
-_MARGINAL = ("--select", "marginal")
+_LONG = ("--ema", "0.999")
+# A run's own estimate at its end is left out as far as it goes: others follow.
+_MARGINAL = ("--select", "marginal", "--num-marginal-images", "2")
 
 # By the numbers of short runs on validation images: `mnist-rates`, `faces-rates`.
 _RATES = {"mnist": "4e-3", "celeba10k32": "4e-3"}
@@ -109,6 +113,9 @@ def _of_model(
         _PLAIN: ("vae", (*_NO_FLOWS, *select)),
     }[model]
     preset = f"{dataset}-{kind}-{latent_dim}"
+    if latent_dim not in DATASETS[dataset].latent_dims:
+        preset = f"{dataset}-{kind}-{DATASETS[dataset].latent_dims[0]}"
+        options = ("--latent-dim", str(latent_dim), *options)
     return Row(model, preset, seed, learning_rate or _RATES[dataset], options)
 
 

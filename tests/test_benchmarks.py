@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from aef_tfp.runs.commands.train import read_command
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    names = ("speed", "arithmetic", "settings", "worker")
+    names = ("speed", "arithmetic", "settings", "worker", "claim")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module
@@ -94,3 +96,14 @@ def test_a_case_may_say_what_counts_of_it(benchmark):
     case = worker.Case(lambda: calls.append(1), 4, seconds=lambda: 8.0 * len(calls))
     assert worker._seconds(case) == 2.0
     assert worker._seconds(worker.Case(lambda: None)) < 1.0
+
+
+def test_every_run_of_the_study_is_one_that_the_command_line_takes(benchmark, tmp_path):
+    claim = benchmark("claim")
+    for study in claim.STUDIES.values():
+        assert len({row.name for row in study.rows}) == len(study.rows)
+        for row in study.rows:
+            train, *_ = claim.commands(study, row, tmp_path / row.name, "DIR")
+            assert train[0] == "run.py"
+            config = read_command(train[1:]).arguments.config
+            assert (config.latent_dim, config.seed) == (row.latent_dim, row.seed)
