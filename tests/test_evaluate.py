@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import aef_tfp
 from aef_tfp import data, metrics
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
@@ -19,6 +20,7 @@ from aef_tfp.records import read_per_image
 from aef_tfp.runs.commands import evaluate
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
+from aef_tfp.runs.evaluation import load_run_splits
 
 ROOT = Path(__file__).parents[1]
 
@@ -291,6 +293,33 @@ def test_denoising_is_evaluated_and_drawn(trained, data_dir, capsys):
     assert not (run_dir / "reconstructions.png").exists()
     header = (run_dir / "history.csv").read_text().splitlines()[0]
     assert "val_noisy_target_joint_bits_per_dim" in header
+
+
+def test_what_a_denoiser_makes_of_noisy_images_is_inspected(trained, data_dir):
+    run_dir = trained("aef-linear", "--noise-std=0.5", "--decoder-scale=fixed")
+    before = len(read(run_dir))
+    argv = [str(run_dir), "--inspect", "--proposal=none", f"--data-dir={data_dir}"]
+    assert evaluate.main([*argv, "--num-images=4", "--num-frechet-images=20"]) == 0
+    name = "reconstruction_power_ratio_2_to_4"
+    (got,) = [r for r in read(run_dir)[before:] if r["name"] == name]
+    assert "reconstructions of noisy images" in got["estimator"]
+    run_config, model = RunConfig.from_run(run_dir), aef_tfp.load(run_dir)
+    images = load_run_splits(run_config, data_dir=data_dir).test.images[:20]
+    made = model.reconstruct(model.corrupt(images, seed=0))
+    records = metrics.sharpness_records(
+        metrics.as_levels(images, 17), metrics.as_levels(made, 17), split="test"
+    )
+    (expected,) = [r for r in records if r.name == "power_ratio_2_to_4"]
+    assert got["value"] == pytest.approx(expected.value, rel=1e-5)
+
+
+def test_a_temperature_of_zero_is_shown(tmp_path):
+    cold, warm = (
+        metrics.Record("d", 1.0, None, "e", "test", 2, images="0", temperature=t)
+        for t in (0.0, 0.5)
+    )
+    lines = metrics.comparison({"a": [cold, warm]}).splitlines()
+    assert [line.split()[-2:-1] for line in lines[1:3]] == [["0.0"], ["0.5"]]
 
 
 def test_runs_are_compared_side_by_side(trained, data_dir, capsys):
