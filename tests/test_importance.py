@@ -414,6 +414,12 @@ def test_noise_follows_from_an_images_place_in_the_set(digit_images, monkeypatch
     np.testing.assert_allclose(*events, rtol=1e-6)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         likelihood.objective_records(vae, x, split="test", batch_size=0)
+    for call in (
+        lambda: vae.elbo(x, seed=tf.constant(3)),
+        lambda: likelihood.objective_records(vae, x, split="test", seed=None),
+    ):
+        with pytest.raises(ValueError, match="seed must be an integer, got"):
+            call()
 
 
 def test_records_are_weighted_by_example(linear):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from aef_tfp.engine.arguments import checked_count
+from aef_tfp.engine.arguments import checked_count, checked_seed
 from aef_tfp.engine.noise import starting_at, stateless_seed
 from aef_tfp.inference import annealed_log_prob
 from aef_tfp.metrics.checks import check_finite
@@ -391,7 +391,9 @@ def _log_prob_records(model, images, prefix, log_prob, **facts) -> list[Record]:
 
 
 def _in_batches(function, images, batch_size, seed, progress) -> np.ndarray:
-    images, whole = checked_events(images), stateless_seed(seed)
+    images = checked_events(images)
+    # Not None: a record says which seed it was.
+    whole = stateless_seed(checked_seed(seed, least=-(2**63)))
     batch_size = checked_count("batch_size", batch_size)
     parts = []
     for start in range(0, len(images), batch_size):
