@@ -38,7 +38,7 @@ def stateless_seed(seed: int | tf.Tensor | None) -> tf.Tensor:
     Raises:
         ValueError: If it is no such integer.
     """
-    if tf.is_tensor(seed) and seed.shape == [3]:
+    if isinstance(seed, tf.Tensor) and seed.shape == [3]:
         return seed
     if seed is None:
         seed = int(np.random.randint(2**63))
