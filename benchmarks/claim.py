@@ -83,6 +83,8 @@ class Study:
 _NO_FLOWS = ("--core-flow", "none", "--prior-flow", "none")
 _AEF, _NOISE, _CENTER = "AEF (linear)", "AEF (linear, noise 0.2)", "AEF (center)"
 _VAE, _PLAIN = "VAE (IAF, MAF)", "VAE (plain)"
+# Of other decoders: the scale of each pixel is an output beside its location.
+_DEPENDENT = ", dependent scale"
 _CLEAN_AEF, _CLEAN_VAE = "AEF (linear, clean target)", "VAE (IAF, MAF, clean target)"
 _AUTOENCODER = "autoencoder"
 
@@ -105,13 +107,15 @@ def _of_model(
     learning_rate: str | None = None,
     select: tuple[str, ...] = _MARGINAL,
 ) -> Row:
+    decoder = ("--decoder-scale", "dependent") if model.endswith(_DEPENDENT) else ()
     kind, options = {
         _AEF: ("aef-linear", select),
         _NOISE: ("aef-linear", ("--expansion-noise", "0.2", *select)),
         _CENTER: ("aef-center", ()),
         _VAE: ("vae", select),
         _PLAIN: ("vae", (*_NO_FLOWS, *select)),
-    }[model]
+    }[model.removesuffix(_DEPENDENT)]
+    options = (*decoder, *options)
     preset = f"{dataset}-{kind}-{latent_dim}"
     if latent_dim not in DATASETS[dataset].latent_dims:
         preset = f"{dataset}-{kind}-{DATASETS[dataset].latent_dims[0]}"
@@ -195,6 +199,8 @@ STUDIES = {
                 (32, _VAE, 3),
                 (2, _NOISE, 3),
                 (2, _VAE, 3),
+                *((32, model + _DEPENDENT, 3) for model in (_NOISE, _VAE)),
+                *((2, model + _DEPENDENT, 3) for model in (_NOISE, _VAE)),
                 (2, _AEF, 3),
                 (32, _CENTER, 3),
                 (2, _CENTER, 3),
@@ -227,6 +233,10 @@ STUDIES = {
             *(_of_model("celeba10k32", 256, model, 4) for model in (_AEF, _VAE)),
             *(_of_model("celeba10k32", 8, model, 3) for model in (_AEF, _VAE)),
             *(_of_model("celeba10k32", d, _PLAIN, 3) for d in (256, 64, 8)),
+            *(
+                _of_model("celeba10k32", 256, model + _DEPENDENT, 3)
+                for model in (_AEF, _VAE)
+            ),
             *(_of_model("celeba10k32", d, _NOISE, 3) for d in (64, 8)),
         ),
         base=_VAE,
@@ -475,10 +485,11 @@ def _newest(run_dir: Path, name: str) -> Record | None:
 
 def _base_of(study: Study, row: Row) -> Row:
     """The row that a row is compared with, of its seed and rate where there is one."""
+    base = f"{study.base}{_DEPENDENT * row.model.endswith(_DEPENDENT)}"
     fitting = [
         other
         for other in study.rows
-        if (other.model, other.latent_dim) == (study.base, row.latent_dim)
+        if (other.model, other.latent_dim) == (base, row.latent_dim)
     ]
 
     def distance(other: Row) -> tuple:
