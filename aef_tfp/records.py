@@ -390,6 +390,8 @@ def _value(record: Record) -> str:
 
 
 def _unit(name: str) -> str:
+    if name.startswith("auroc_"):
+        return ""
     for part, unit in (("bits_per_dim", "bits/dim"), ("log_prob", "nats/image")):
         if part in name:
             return unit

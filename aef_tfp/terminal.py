@@ -10,13 +10,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from aef_tfp.memory import collector_paused, use_memory_pool
 
-__all__ = ["as_typed", "import_quietly", "program_name", "waiting"]
+__all__ = ["as_typed", "import_quietly", "program_name", "progress_bar", "waiting"]
 
 # Between two turns of the sign that something is being done.
 _TURN_SECONDS = 0.2
@@ -115,6 +116,29 @@ def waiting(what: str, *, is_shown: bool = True) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def progress_bar(
+    title: str, total: int, verbose: int = 1
+) -> Callable[[int], Any] | None:
+    """Shows the progress of something in the terminal: Keras's bar under a title.
+
+    Args:
+        title: What is being done.
+        total: How much there is to be done.
+        verbose: 0 shows nothing.
+
+    Returns:
+        To be called with how much is done; None where nothing is shown.
+    """
+    if not verbose:
+        return None
+    # The rest of this module is there before Keras is.
+    import keras
+
+    print(f"{title}:", flush=True)
+    bar = keras.utils.Progbar(total)
+    return lambda done: bar.update(done, finalize=done >= total)
 
 
 def import_quietly(name: str) -> ModuleType:

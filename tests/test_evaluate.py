@@ -360,6 +360,80 @@ def test_a_model_is_inspected_as_far_as_it_goes(trained, data_dir, model):
     assert ("latents_in_use" in names) == (model == "vae")
 
 
+@pytest.fixture(scope="module")
+def noise_images(tmp_path_factory):
+    """Forty images of noise, like digits in form, in a file and in a folder."""
+    root = tmp_path_factory.mktemp("noise")
+    images = np.random.default_rng(0).integers(0, 17, [40, 8, 8, 1], np.uint8)
+    np.savez(root / "noise.npz", images=images)
+    return root / "noise.npz"
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("aef-center", ["log_prob", "reconstruction_error"]),
+        (
+            "vae",
+            ["elbo_log_prob", "marginal_log_prob", "reconstruction_error"],
+        ),
+        ("autoencoder", ["reconstruction_error"]),
+        ("pixel-maf", ["log_prob"]),
+    ],
+)
+def test_anomalies_are_told_apart(
+    model, names, trained, data_dir, noise_images, capsys
+):
+    run_dir = trained(model)
+    argv = [str(run_dir), f"--data-dir={data_dir}", "--num-images=20"]
+    argv += ["--num-samples=2"] if model == "vae" else []
+    assert evaluate.main([*argv, f"--anomalies={noise_images}"]) == 0
+    printed = capsys.readouterr().out
+    assert "against 20 images of noise.npz" in printed
+    found = {r.name: r for r in metrics.read_records(run_dir)}
+    areas = [name for name in found if name.startswith("auroc_")]
+    assert areas == [f"auroc_{name}" for name in names]
+    name = names[-1]
+    # Those of the run's own images are kept beside it, and are the ones it is made of.
+    of_own = read_per_image(run_dir, found[name])
+    loaded = aef_tfp.load(run_dir)
+    # All of the file's images, as its splits have them.
+    splits = data.load_splits("npz", noise_images, num_levels=17)
+    noise = np.concatenate([splits.train.images, splits.validation.images])[:20]
+    if name == "log_prob":
+        of_noise = loaded.log_prob(noise, seed=0).numpy()
+        expected = np.mean(of_own[:, None] > of_noise)
+    else:
+        clean, made = (
+            metrics.as_levels(x, 17) for x in (noise, loaded.reconstruct(noise))
+        )
+        of_noise = np.mean((clean - made) ** 2, axis=(1, 2, 3))
+        expected = np.mean(of_own[:, None] < of_noise)
+    assert found[f"auroc_{name}"].value == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("anomalies", "message"),
+    [
+        ("mnst", "got 'mnst'. Did you mean 'mnist'?"),
+        ("folder", "'folder' need a place"),
+        ("nowhere/else", "got 'nowhere/else'."),
+        ("{wide}", "8 x 8 x 1 with 17 levels, got "),
+    ],
+)
+def test_anomalies_that_are_none_are_refused_before_anything_long(
+    anomalies, message, trained, data_dir, tmp_path, capsys
+):
+    wide = tmp_path / "wide.npz"
+    np.savez(wide, images=np.zeros([20, 8, 12, 1], np.uint8))
+    where = f"--anomalies={anomalies.format(wide=wide)}"
+    argv = [str(trained("aef-center")), f"--data-dir={data_dir}", where]
+    assert evaluate.main(argv) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
 def test_annealed_sampling_is_of_the_same_images(trained, data_dir, monkeypatch):
     run_dir = trained("vae")
     asked = []
@@ -482,7 +556,7 @@ def test_images_are_judged_as_a_file_would_hold_them():
 
 
 def test_batches_of_noisy_images_have_noise_of_their_own():
-    from aef_tfp.runs.evaluation import reconstruction_records
+    from aef_tfp.runs.reconstructions import reconstruction_records
 
     model = Autoencoder((2, 2, 1), 1, encoder="dense", decoder="dense", noise_std=0.1)
     seeds = []

@@ -1,5 +1,6 @@
 """What a model's numbers are: likelihoods, distances, and the records of both."""
 
+from aef_tfp.metrics.anomalies import anomaly_records, roc_area
 from aef_tfp.metrics.classifier import (
     ClassifierFeatures,
     get_classifier,
@@ -47,6 +48,7 @@ __all__ = [
     "KernelDistance",
     "Record",
     "annealed_records",
+    "anomaly_records",
     "append_records",
     "as_levels",
     "bits_per_dim",
@@ -68,6 +70,7 @@ __all__ = [
     "objective_records",
     "octave_powers",
     "read_records",
+    "roc_area",
     "sharpness_records",
     "summary",
     "train_classifier",

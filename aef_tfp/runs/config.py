@@ -386,6 +386,10 @@ class EvaluationConfig:
     """Also how sharp samples and reconstructions are, the error of the latter, and how
     many latents are in use."""
 
+    anomalies: str | None = None
+    """Also how well each number of an image tells the split from these: a data set, of
+    which the test images are taken, or a folder of images or .npz file of your own."""
+
     num_frechet_images: int = 2048
     """Samples, and images of the split, for the distances and for --inspect; the paper
     has 2,048."""

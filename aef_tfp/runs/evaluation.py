@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from aef_tfp import metrics
@@ -15,18 +14,22 @@ from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.data.splits import MIN_TEST_IMAGES
 from aef_tfp.files import CannotWrite
 from aef_tfp.metrics import Record
-from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.runs.anomalies import load_anomalies
 from aef_tfp.runs.best import keep_scales, read_best, use_kept_scales
 from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
+from aef_tfp.runs.reconstructions import (
+    draw_reconstructions,
+    is_denoiser,
+    reconstructed,
+    reconstruction_records,
+)
 from aef_tfp.saved import DamagedFile
+from aef_tfp.terminal import progress_bar
 
 __all__ = [
-    "draw_reconstructions",
     "evaluate_run",
-    "is_denoiser",
     "likelihood_records",
     "load_run_splits",
-    "reconstruction_records",
     "tune",
 ]
 
@@ -97,36 +100,40 @@ def evaluate_run(
         "iteration": best.iteration,
     }
     # First, for a missing file is better reported before the long part.
-    features = _feature_model(config, run, splits, verbose)
-    records: list[Record] = []
-    unkept: list[str] = []
-    if model.likelihood is not None:
-        if config.proposal == "encoder":
-            use_kept_scales(best, run_dir)
-            if tune(model, splits, config.num_samples, verbose):
-                _try(unkept, keep_scales, best, run_dir)
-        records += likelihood_records(
-            model,
-            images,
-            marginal_images=images,
-            num_samples=config.num_samples,
-            num_repeats=config.num_repeats,
-            proposal=config.proposal,
-            paper_estimator=config.paper_estimator,
-            annealed_steps=config.annealed_steps,
-            batch_size=run.batch_size,
-            verbose=verbose,
-            **facts,
+    anomalies = None
+    if config.anomalies is not None:
+        kind, others = load_anomalies(
+            config.anomalies, run, splits, data_dir=data_dir, download=download
         )
+        anomalies = others[: config.num_images]
+    features = _feature_model(config, run, splits, verbose)
+    unkept: list[str] = []
+    if model.estimates and config.proposal == "encoder":
+        use_kept_scales(best, run_dir)
+        if tune(model, splits, config.num_samples, verbose):
+            _try(unkept, keep_scales, best, run_dir)
+    records = _likelihoods(model, images, config, run, verbose, facts)
     if features is not None and model.samples:
         records += _distances(model, features, config, splits, verbose, facts)
     if config.inspect:
         records += _inspection(model, config, split.images, verbose, facts)
-    if is_denoiser(model) or (config.inspect and model.encodes):
-        kind = None if features is None else config.frechet
+    compares = config.inspect or anomalies is not None
+    if is_denoiser(model) or (compares and model.encodes):
         records += reconstruction_records(
-            model, images, features=features, kind=kind, verbose=verbose, **facts
+            model,
+            images,
+            features=features,
+            kind=None if features is None else config.frechet,
+            verbose=verbose,
+            **facts,
         )
+    if anomalies is not None:
+        of_others = _likelihoods(model, anomalies, config, run, verbose, facts)
+        if model.encodes:
+            of_others += reconstruction_records(
+                model, anomalies, verbose=verbose, **facts
+            )
+        records += metrics.anomaly_records(records, of_others, against=kind)
     if is_denoiser(model):
         end = f"-{config.split}"
         seed = config.seed
@@ -139,6 +146,25 @@ def evaluate_run(
         else:
             notes.append(note)
     return records
+
+
+def _likelihoods(model, images, config, run, verbose, facts) -> list[Record]:
+    """What the model says of images: nothing, if it has no likelihood."""
+    if model.likelihood is None:
+        return []
+    return likelihood_records(
+        model,
+        images,
+        marginal_images=images,
+        num_samples=config.num_samples,
+        num_repeats=config.num_repeats,
+        proposal=config.proposal,
+        paper_estimator=config.paper_estimator,
+        annealed_steps=config.annealed_steps,
+        batch_size=run.batch_size,
+        verbose=verbose,
+        **facts,
+    )
 
 
 def _check_images(run_dir: Path, model: Any, splits: Splits) -> None:
@@ -233,7 +259,7 @@ def likelihood_records(
     facts["batch_size"] = batch_size
 
     def progress(title, count):
-        return _progress_bar(title, len(count), verbose)
+        return progress_bar(title, len(count), verbose)
 
     if model.likelihood.is_exact:
         bar = progress("log-likelihood", images)
@@ -264,94 +290,13 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
     """Tunes the encoder proposal on validation images; False if it needs none."""
     if not model.estimates or "encoder" in model.proposal_scales:
         return False
-    bar = _progress_bar("tuning the proposal's scale", 17, verbose)
+    bar = progress_bar("tuning the proposal's scale", 17, verbose)
     images = splits.validation.images[:_TUNING_IMAGES]
     if len(images) == 1:
         # Of the smallest sets. It is tuned on, not reported: twice will do.
         images = np.repeat(images, 2, axis=0)
     metrics.tune_proposal_scale(model, images, num_samples=num_samples, progress=bar)
     return True
-
-
-def is_denoiser(model: Any) -> bool:
-    """Whether errors of reconstructions are what a model is trained for."""
-    return model.reconstructs_only or (model.encodes and model.noise_std > 0)
-
-
-def reconstruction_records(
-    model: Any,
-    images: np.ndarray,
-    *,
-    seed: int,
-    features: Any = None,
-    kind: Any = None,
-    verbose: int = 0,
-    **facts: Any,
-) -> list[Record]:
-    """Evaluates reconstructions, of noisy images where a model is trained on them.
-
-    Args:
-        model: The model.
-        images: `[n, *event_shape]` as the model takes them.
-        seed: Seed of the noise.
-        features: Feature model for the feature error, or None.
-        kind: `"inception"` or `"classifier"`, with `features`.
-        verbose: 1 shows progress bars.
-        **facts: Other fields of the records; `split` at least.
-    """
-    levels = model.events.num_levels
-    bar = None if features is None else _progress_bar("features", len(images), verbose)
-    return metrics.denoising_records(
-        metrics.as_levels(images, levels),
-        metrics.as_levels(_reconstructed(model, images, seed), levels),
-        noise_std=model.noise_std,
-        feature_model=features,
-        kind=kind,
-        progress=bar,
-        seed=seed,
-        **facts,
-    )
-
-
-def _reconstructed(model: Any, images: np.ndarray, seed: int) -> np.ndarray:
-    """Reconstructions, of noisy images where a model is trained on them."""
-    parts: list[Any] = []
-    for start in range(0, len(images), 256):
-        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
-        parts.append(model.reconstruct(noisy))
-    return np.concatenate(parts)
-
-
-def draw_reconstructions(
-    model: Any, images: np.ndarray, run_dir: Path, seed: int, end: str = ""
-) -> None:
-    """Draws reconstructions.png: rows of 8 originals, their reconstructions below.
-
-    For a model trained on noisy images it draws denoised.png instead: noisy images,
-    what the model makes of them, and the originals. The name may have another end, for
-    pictures that are not those of the training.
-    """
-    name = "denoised" if model.noise_std else "reconstructions"
-    rows: list[Any] = []
-    for start in range(0, min(16, len(images)), 8):
-        batch = images[start : start + 8]
-        originals = model.dequantize(batch, seed=None)
-        if model.noise_std:
-            noisy = model.corrupt(batch, seed=seed + start)
-            rows += [noisy, model.reconstruct(noisy), originals]
-        else:
-            rows += [originals, model.reconstruct(batch)]
-    grid = image_grid(np.concatenate(rows), min(8, len(images)))
-    save_png(run_dir / f"{name}{end}.png", grid)
-
-
-def _progress_bar(title: str, total: int, verbose: int) -> Callable[[int], Any] | None:
-    """Returns what shows progress in the terminal, or None if nothing should."""
-    if not verbose:
-        return None
-    print(f"{title}:", flush=True)
-    bar = keras.utils.Progbar(total)
-    return lambda done: bar.update(done, finalize=done >= total)
 
 
 def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:
@@ -382,7 +327,7 @@ def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
     real = metrics.as_levels(split.images[: config.num_frechet_images], levels)
     count = config.num_frechet_images
     samples = _samples(model, count, config.temperature, config.seed, verbose)
-    bar = _progress_bar("features of samples", len(real) + count, verbose)
+    bar = progress_bar("features of samples", len(real) + count, verbose)
     records = metrics.distance_records(
         features,
         config.frechet,
@@ -434,7 +379,7 @@ def _inspection(model, config, images, verbose, facts) -> list[Record]:
     if model.encodes:
         records += metrics.sharpness_records(
             real,
-            metrics.as_levels(_reconstructed(model, images, config.seed), levels),
+            metrics.as_levels(reconstructed(model, images, config.seed), levels),
             what=f"reconstructions{' of noisy images' * (model.noise_std > 0)}",
             prefix="reconstruction_",
             **facts,
@@ -447,7 +392,7 @@ def _inspection(model, config, images, verbose, facts) -> list[Record]:
 def _samples(model, count: int, temperature: float, seed: int, verbose: int):
     """Samples in batches: a MAF over pixels keeps much for each of them."""
     size = 256
-    bar = _progress_bar("samples", count, verbose)
+    bar = progress_bar("samples", count, verbose)
     parts: list[Any] = []
     for start in range(0, count, size):
         number = min(size, count - start)

@@ -42,15 +42,13 @@ from aef_tfp.runs.building import build_model
 from aef_tfp.runs.config import RunConfig, RunSettings
 from aef_tfp.runs.consistency import check_resumed, check_weights
 from aef_tfp.runs.defaults import choose
-from aef_tfp.runs.evaluation import (
+from aef_tfp.runs.evaluation import likelihood_records, load_run_splits, tune
+from aef_tfp.runs.failures import explained
+from aef_tfp.runs.reconstructions import (
     draw_reconstructions,
     is_denoiser,
-    likelihood_records,
-    load_run_splits,
     reconstruction_records,
-    tune,
 )
-from aef_tfp.runs.failures import explained
 from aef_tfp.saved import save_best
 from aef_tfp.terminal import as_typed, waiting
 

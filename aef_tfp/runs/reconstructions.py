@@ -1,0 +1,90 @@
+"""Reconstructions of a run's model: their errors, and pictures of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aef_tfp import metrics
+from aef_tfp.metrics import Record
+from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.terminal import progress_bar
+
+__all__ = [
+    "draw_reconstructions",
+    "is_denoiser",
+    "reconstructed",
+    "reconstruction_records",
+]
+
+
+def is_denoiser(model: Any) -> bool:
+    """Whether errors of reconstructions are what a model is trained for."""
+    return model.reconstructs_only or (model.encodes and model.noise_std > 0)
+
+
+def reconstruction_records(
+    model: Any,
+    images: np.ndarray,
+    *,
+    seed: int,
+    features: Any = None,
+    kind: Any = None,
+    verbose: int = 0,
+    **facts: Any,
+) -> list[Record]:
+    """Evaluates reconstructions, of noisy images where a model is trained on them.
+
+    Args:
+        model: The model.
+        images: `[n, *event_shape]` as the model takes them.
+        seed: Seed of the noise.
+        features: Feature model for the feature error, or None.
+        kind: `"inception"` or `"classifier"`, with `features`.
+        verbose: 1 shows progress bars.
+        **facts: Other fields of the records; `split` at least.
+    """
+    levels = model.events.num_levels
+    bar = None if features is None else progress_bar("features", len(images), verbose)
+    return metrics.denoising_records(
+        metrics.as_levels(images, levels),
+        metrics.as_levels(reconstructed(model, images, seed), levels),
+        noise_std=model.noise_std,
+        feature_model=features,
+        kind=kind,
+        progress=bar,
+        seed=seed,
+        **facts,
+    )
+
+
+def reconstructed(model: Any, images: np.ndarray, seed: int) -> np.ndarray:
+    """Reconstructions, of noisy images where a model is trained on them."""
+    parts: list[Any] = []
+    for start in range(0, len(images), 256):
+        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
+        parts.append(model.reconstruct(noisy))
+    return np.concatenate(parts)
+
+
+def draw_reconstructions(
+    model: Any, images: np.ndarray, run_dir: Path, seed: int, end: str = ""
+) -> None:
+    """Draws reconstructions.png: rows of 8 originals, their reconstructions below.
+
+    For a model trained on noisy images it draws denoised.png instead: noisy images,
+    what the model makes of them, and the originals. The name may have another end, for
+    pictures that are not those of the training.
+    """
+    name = "denoised" if model.noise_std else "reconstructions"
+    rows: list[Any] = []
+    for start in range(0, min(16, len(images)), 8):
+        batch = images[start : start + 8]
+        originals = model.dequantize(batch, seed=None)
+        if model.noise_std:
+            noisy = model.corrupt(batch, seed=seed + start)
+            rows += [noisy, model.reconstruct(noisy), originals]
+        else:
+            rows += [originals, model.reconstruct(batch)]
+    grid = image_grid(np.concatenate(rows), min(8, len(images)))
+    save_png(run_dir / f"{name}{end}.png", grid)
