@@ -1,0 +1,253 @@
+"""What `benchmarks/claim.py` shows of its runs: tables for the page, and pictures."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from claim_studies import DEPENDENT, Row, Study
+
+from aef_tfp.records import Record, read_per_image, read_records
+
+TIMES = "times.json"
+
+
+def times_of(runs: Path) -> dict[str, Any]:
+    """What is done of each row, and the seconds of its training."""
+    path = runs / TIMES
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _minutes(runs: Path, row: Row) -> str:
+    times = times_of(runs).get(row.name, {})
+    minutes = f"{times.get('seconds', 0.0) / 60:.0f}"
+    if "cpu_seconds" in times:
+        minutes += f" ({times['cpu_seconds'] / 60:.0f} CPU)"
+    return minutes
+
+
+def _found(
+    run_dir: Path, name: str, proposal: str | None, split: str = "test"
+) -> Record | None:
+    """The newest record of a quantity."""
+    if not (run_dir / "metrics.json").exists():
+        return None
+    fitting = [
+        record
+        for record in read_records(run_dir)
+        if record.name == name
+        and record.proposal == proposal
+        and record.split == split
+        and record.per_image_file
+        and record.num_images > 2
+    ]
+    return fitting[-1] if fitting else None
+
+
+def _text(record: Record | None) -> str:
+    return "" if record is None else f"{record.value:.4f}"
+
+
+def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
+    """The mean difference of each image to the base's, with its standard error."""
+    ours, theirs = (
+        _found(where, f"marginal_{name}", "laplace") or _found(where, name, None)
+        for where in (run_dir, base_dir)
+    )
+    if ours is None or theirs is None or run_dir == base_dir:
+        return ""
+    # The last words say what noise the images have: older records had another.
+    if len({record.estimator.rpartition(", ")[2] for record in (ours, theirs)}) > 1:
+        return "not paired: evaluate again"
+    gap = read_per_image(run_dir, ours) - read_per_image(base_dir, theirs)
+    digits = {"bits_per_dim": 4, "log_prob": 2}.get(name, 5)
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    return f"{gap.mean():+.{digits}f} ± {error:.{digits}f}"
+
+
+def _trained_value(run_dir: Path) -> str:
+    """What the run's best model was trained on, of all validation images."""
+    path = run_dir / "history.csv"
+    if not path.exists():
+        return ""
+    header, *lines = (line.split(",") for line in path.read_text().splitlines())
+    names = [
+        name
+        for name in header
+        if name.startswith("val_")
+        and name.endswith("bits_per_dim")
+        and "marginal" not in name
+    ]
+    (name,) = names
+    kind = name.removeprefix("val_").removesuffix("bits_per_dim").strip("_")
+    return f"{min(float(line[header.index(name)]) for line in lines):.4f} {kind}"
+
+
+def table(study: Study, runs: Path) -> str:
+    """The table of what is done, by the number of latents."""
+    titles = ["model", "d", "learning rate", "seed", "as trained, validation"]
+    if "encoder" in study.proposals:
+        titles += ["encoder proposal"]
+    titles += ["Laplace, or exact"]
+    if study.base:
+        titles += [f"minus {study.base}, bits", "in nats per image"]
+    titles += ["minutes"]
+    rows = [titles, ["---"] * len(titles)]
+    for row in sorted(study.rows, key=lambda row: row.latent_dim):
+        run_dir = runs / row.name
+        exact = _found(run_dir, "bits_per_dim", None, study.split)
+        estimates = {
+            proposal: _found(run_dir, "marginal_bits_per_dim", proposal, study.split)
+            for proposal in study.proposals
+        }
+        if not (exact or estimates["laplace"]):
+            continue
+        cells = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
+        cells += [_trained_value(run_dir)]
+        cells += [
+            _text(record) for name, record in estimates.items() if name != "laplace"
+        ]
+        cells += [_text(estimates["laplace"] or exact)]
+        for name in ("bits_per_dim", "log_prob") if study.base else ():
+            cells += [_gap(run_dir, runs / _base_of(study, row).name, name)]
+        cells += [_minutes(runs, row)]
+        rows.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def error_table(study: Study, runs: Path) -> str:
+    """The table of models that denoise: errors of what they make of noisy images."""
+    rows = []
+    for row in study.rows:
+        run_dir = runs / row.name
+        pixels = _found(run_dir, "reconstruction_error", None)
+        if pixels is None:
+            continue
+        features = _found(run_dir, "classifier_feature_error", None)
+        base_dir = runs / _base_of(study, row).name
+        gap = _gap(run_dir, base_dir, "reconstruction_error")
+        cells = [row.model, f"{pixels.value:.5f}", gap, _text(features)]
+        rows.append([*cells, _minutes(runs, row)])
+    if not rows:
+        return ""
+    head = ["model", "error of pixels", f"minus {study.base}", "of features", "minutes"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# What is shown beside the likelihood: titles, and the records' names.
+_INSPECTED = {
+    "distance of samples": "frechet_classifier_distance",
+    "of training images": "train_frechet_classifier_distance",
+    "power, coarsest octave": "power_ratio_1_to_2",
+    "power, finest octave": ("power_ratio_8_to_14", "power_ratio_8_to_16"),
+    "reconstruction error": "reconstruction_error",
+    "latents in use": "latents_in_use",
+}
+
+
+def inspection_table(study: Study, runs: Path) -> str:
+    """What `--inspect` and the distances say of the rows that have it."""
+    rows = []
+    for row in sorted(study.rows, key=lambda row: row.latent_dim):
+        values: dict[str, str] = {}
+        for title, names in _INSPECTED.items():
+            for name in (names,) if isinstance(names, str) else names:
+                if (record := _newest(runs / row.name, name)) is not None:
+                    values[title] = f"{record.value:.3g}"
+        if values:
+            facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
+            rows.append((facts, values))
+    if not rows:
+        return ""
+    titles = [title for title in _INSPECTED if any(title in v for _, v in rows)]
+    head = ["model", "d", "learning rate", "seed", *titles]
+    cells = [[*facts, *(values.get(t, "") for t in titles)] for facts, values in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _newest(run_dir: Path, name: str) -> Record | None:
+    if not (run_dir / "metrics.json").exists():
+        return None
+    return next((r for r in reversed(read_records(run_dir)) if r.name == name), None)
+
+
+def _base_of(study: Study, row: Row) -> Row:
+    """The row that a row is compared with, of its seed and rate where there is one."""
+    base = f"{study.base}{DEPENDENT * row.model.endswith(DEPENDENT)}"
+    fitting = [
+        other
+        for other in study.rows
+        if (other.model, other.latent_dim) == (base, row.latent_dim)
+    ]
+
+    def distance(other: Row) -> tuple:
+        return other.seed != row.seed, other.learning_rate != row.learning_rate
+
+    return min(fitting, key=distance)
+
+
+def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
+    """Draws samples of the study's first seed side by side, one block per model."""
+    # What no table needs.
+    import numpy as np
+
+    import aef_tfp
+    from aef_tfp.pictures import image_grid, save_png
+
+    temperature = 1.0
+    if "--temperature" in study.inspection:
+        place = study.inspection.index("--temperature")
+        temperature = float(study.inspection[place + 1])
+    blocks = []
+    for row in study.rows:
+        done = (runs / row.name / "best.keras").exists()
+        if row.latent_dim != latent_dim or row.seed != study.rows[0].seed or not done:
+            continue
+        model = aef_tfp.load(runs / row.name)
+        samples = model.sample(32, temperature=temperature, seed=0).numpy()
+        blocks.append(image_grid(samples, num_columns=4))
+        print(f"{row.model}, left to right: number {len(blocks)}")
+    if not blocks:
+        raise SystemExit(f"error: no run of d = {latent_dim} is done in {runs}.")
+    gap = np.full((blocks[0].shape[0], 12, 3), 255, np.uint8)
+    parts = [part for block in blocks for part in (gap, block)][1:]
+    save_png(path, np.concatenate(parts, axis=1))
+
+
+def plot_curves(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
+    """Plots the estimates of a few validation images over the iterations."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    models = list(dict.fromkeys(row.model for row in study.rows))
+    last = []
+    for row in study.rows:
+        history = runs / row.name / "history.csv"
+        if row.latent_dim != latent_dim or not history.exists():
+            continue
+        with history.open() as file:
+            lines = list(csv.DictReader(file))
+        name = "val_marginal_bits_per_dim"
+        name = name if name in lines[0] else "val_bits_per_dim"
+        values = [float(line[name]) for line in lines]
+        axes.plot(
+            [int(line["iteration"]) for line in lines],
+            values,
+            color=f"C{models.index(row.model)}",
+            linestyle="-" if row.seed == study.rows[0].seed else "--",
+            label=f"{row.model}, {row.learning_rate}, seed {row.seed}",
+        )
+        last += values[-1:]
+    if not last:
+        raise SystemExit(f"error: no run of d = {latent_dim} is in {runs}.")
+    # What comes first is far above all that is to be seen.
+    axes.set_ylim(min(last) - 0.02, max(last) + 0.3)
+    axes.set_xlabel("iterations")
+    axes.set_ylabel("bits per dimension, Laplace")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
