@@ -47,6 +47,7 @@ class Study:
         inspection: Options of one more evaluation, beside the likelihood; None for no
             such evaluation.
         denoises: Whether models are compared by their errors, not their likelihoods.
+        anomalies: Whether they are by how well they tell other images from their own.
     """
 
     options: tuple[str, ...]
@@ -57,10 +58,12 @@ class Study:
     split: str = "test"
     inspection: tuple[str, ...] | None = None
     denoises: bool = False
+    anomalies: bool = False
 
 
 _NO_FLOWS = ("--core-flow", "none", "--prior-flow", "none")
 _AEF, _NOISE, _CENTER = "AEF (linear)", "AEF (linear, noise 0.2)", "AEF (center)"
+_RANDOM = "AEF (random)"
 _VAE, _PLAIN = "VAE (IAF, MAF)", "VAE (plain)"
 # Of other decoders: the scale of each pixel is an output beside its location.
 DEPENDENT = ", dependent scale"
@@ -154,6 +157,30 @@ def _denoising(
 
 _OF_FACES = ("--networks", "conv", "--batch-size", "64")
 
+
+def _anomalies(
+    dataset: str, latent_dim: int, others: str, options: tuple[str, ...], rate: str
+) -> Study:
+    """Models that are shown images of another kind, exact ones first."""
+    return Study(
+        options=(*_SCHEDULE, *options, "--picture-interval", "10000"),
+        evaluation=("--num-images", "1000", "--anomalies", others),
+        rows=tuple(
+            Row(model, f"{dataset}-{kind}-{latent_dim}", 3, rate, own)
+            for model, kind, own in (
+                (_CENTER, "aef-center", ()),
+                (_RANDOM, "aef-random", ()),
+                (_NOISE, "aef-linear", ("--expansion-noise", "0.2")),
+                (_VAE, "vae", ()),
+                (_AUTOENCODER, "autoencoder", ()),
+            )
+        ),
+        base=None,
+        proposals=("laplace",),
+        anomalies=True,
+    )
+
+
 STUDIES = {
     "mnist-rates": _rates(
         "mnist",
@@ -230,6 +257,14 @@ STUDIES = {
         evaluation=("--num-images", "1000"),
         inspection=(),
     ),
+    "fashion-anomalies": _anomalies(
+        *("fashion_mnist", 32, "mnist"), ("--iterations", "4000"), "1e-3"
+    ),
+    "faces-anomalies": _anomalies(
+        *("celeba10k32", 64, "tiny_imagenet32"),
+        (*_OF_FACES, "--iterations", "4000"),
+        "1e-3",
+    ),
 }
 
 
@@ -244,8 +279,10 @@ def commands(study: Study, row: Row, run_dir: Path, data_dir: str) -> list[list[
     measure = ["evaluate.py", str(run_dir), "--split", study.split]
     measure += [*study.evaluation, *data]
     inspect = [] if study.inspection is None else [[*measure, *study.inspection]]
-    if row.model == _CENTER:
-        # Its likelihood is exact.
+    if row.model in (_CENTER, _RANDOM) or (
+        study.anomalies and row.model == _AUTOENCODER
+    ):
+        # Its likelihood is exact, or it has none.
         return [train, *(inspect or [measure])]
     of_proposals = [[*measure, "--proposal", proposal] for proposal in study.proposals]
     if row.model != _AUTOENCODER:

@@ -418,6 +418,7 @@ def test_anomalies_are_told_apart(
         ("mnst", "got 'mnst'. Did you mean 'mnist'?"),
         ("folder", "'folder' need a place"),
         ("nowhere/else", "got 'nowhere/else'."),
+        ("", "got ''."),
         ("{wide}", "8 x 8 x 1 with 17 levels, got "),
     ],
 )

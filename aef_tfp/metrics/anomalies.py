@@ -99,8 +99,8 @@ def anomaly_records(
                 standard_error=error,
                 estimator="area under the ROC curve, DeLong's standard error, against "
                 f"{other.num_images} {against}",
-                detail=f"{record.name} {record.value:.5g} of the former, "
-                f"{other.value:.5g} of the latter",
+                detail=f"{record.name} {record.value:.5g}, and {other.value:.5g} of "
+                f"the {against}",
                 per_image=None,
             )
         )

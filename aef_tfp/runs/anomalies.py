@@ -51,7 +51,7 @@ def load_anomalies(
         what, images = f"test images of {name}", found.test.images
     else:
         path = Path(name)
-        if info is not None or not path.exists():
+        if info is not None or not name or not path.exists():
             raise _no_images(name)
         is_file = path.suffix == ".npz"
         # As in a run that has begun.

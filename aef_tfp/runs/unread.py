@@ -181,6 +181,9 @@ def unread_by_evaluation(
     if config.inspect:
         # Reconstructions are judged of as many images.
         of_run.pop("num_frechet_images", None)
+    if config.anomalies is not None:
+        # They may be what is downloaded.
+        of_run.pop("download", None)
     return unread | of_run
 
 
