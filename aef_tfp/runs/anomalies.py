@@ -59,6 +59,7 @@ def load_anomalies(
         own: dict[str, Any] = {"num_levels": levels, "seed": run.seed}
         if not is_file:
             own |= {"image_size": shape[0], "channels": shape[2], "bit_depth": depth}
+            own["skip_unreadable"] = run.skip_unreadable
         found = load_splits("npz" if is_file else "folder", path, **own)
         what = f"images of {path.resolve().name}"
         parts = (found.train, found.validation, found.test)
