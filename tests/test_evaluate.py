@@ -202,6 +202,42 @@ def test_frechet_distances_in_classifier_features(
     assert list(tmp_path.glob("aef_tfp/classifier-digits-*.keras"))
 
 
+def test_a_classifier_may_be_of_another_data_set(
+    trained, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    images = data.load_splits("digits", data_dir=data_dir).test.images
+    np.savez(tmp_path / "own.npz", images=images)
+    run_dir = tmp_path / "run"
+    argv = ["npz-aef-center-8", "--num-levels=17", *small("aef-center")]
+    argv += ["--networks=dense", f"--run-dir={run_dir}", "--picture-interval=9"]
+    where = f"--data-dir={tmp_path / 'own.npz'}"
+    assert run.main([*argv, where]) == 0
+    # Its own images have no labels.
+    argv = [str(run_dir), "--frechet=classifier", "--num-frechet-images=30", where]
+    assert evaluate.main(argv) == 1
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    assert evaluate.main([*argv, "--classifier-dataset=digits"]) == 0
+    features = {record.features for record in metrics.read_records(run_dir)} - {None}
+    assert len(features) == 1
+    assert "classifier on digits" in features.pop()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("mnst", "Did you mean 'mnist'?"), ("folder", "got 'folder'.")],
+)
+def test_a_classifier_of_no_data_set_is_refused(
+    name, message, trained, data_dir, capsys
+):
+    argv = [str(trained("aef-center")), f"--data-dir={data_dir}"]
+    argv += ["--frechet=classifier", f"--classifier-dataset={name}"]
+    assert evaluate.main(argv) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
 def test_inception_is_asked_for_before_anything_long(trained, capsys, tmp_path):
     run_dir = trained("aef-corner")
     before = read(run_dir)
@@ -416,9 +452,8 @@ def test_anomalies_are_told_apart(
     ("anomalies", "message"),
     [
         ("mnst", "got 'mnst'. Did you mean 'mnist'?"),
-        ("folder", "'folder' need a place"),
+        ("folder", "got 'folder'."),
         ("nowhere/else", "got 'nowhere/else'."),
-        ("", "got ''."),
         ("{wide}", "8 x 8 x 1 with 17 levels, got "),
     ],
 )

@@ -382,6 +382,10 @@ class EvaluationConfig:
     frechet: Literal["inception", "classifier", "none"] = "none"
     """Features of the Frechet distance; only those of Inception make an FID."""
 
+    classifier_dataset: str | None = None
+    """Data set of TFDS whose classes that classifier learns, of images of the same
+    form; None is the run's own. Faces have no labels: e.g. tiny_imagenet32."""
+
     inspect: bool = False
     """Also how sharp samples and reconstructions are, the error of the latter, and how
     many latents are in use."""

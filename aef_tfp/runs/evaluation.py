@@ -14,9 +14,9 @@ from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.data.splits import MIN_TEST_IMAGES
 from aef_tfp.files import CannotWrite
 from aef_tfp.metrics import Record
-from aef_tfp.runs.anomalies import load_anomalies
 from aef_tfp.runs.best import keep_scales, read_best, use_kept_scales
 from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
+from aef_tfp.runs.others import load_anomalies, load_labelled
 from aef_tfp.runs.reconstructions import (
     draw_reconstructions,
     is_denoiser,
@@ -82,8 +82,9 @@ def evaluate_run(
     metrics.read_records(run_dir)
     best = read_best(run_dir)
     model = best.model
+    where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     # Other images could be those that the model was trained on.
-    splits = load_run_splits(run, run_dir=run_dir, data_dir=data_dir, download=download)
+    splits = load_run_splits(run, run_dir=run_dir, **where)
     _check_images(run_dir, model, splits)
     split: Split = getattr(splits, config.split)
     images = split.images[: config.num_images]
@@ -102,11 +103,9 @@ def evaluate_run(
     # First, for a missing file is better reported before the long part.
     anomalies = None
     if config.anomalies is not None:
-        kind, others = load_anomalies(
-            config.anomalies, run, splits, data_dir=data_dir, download=download
-        )
+        kind, others = load_anomalies(config.anomalies, run, splits, **where)
         anomalies = others[: config.num_images]
-    features = _feature_model(config, run, splits, verbose)
+    features = _feature_model(config, run, splits, where, verbose)
     unkept: list[str] = []
     if model.estimates and config.proposal == "encoder":
         use_kept_scales(best, run_dir)
@@ -299,22 +298,26 @@ def tune(model: Any, splits: Splits, num_samples: int, verbose: int) -> bool:
     return True
 
 
-def _feature_model(config, run: RunConfig, splits: Splits, verbose: int) -> Any:
+def _feature_model(config, run: RunConfig, splits: Splits, where, verbose: int) -> Any:
     if config.frechet == "none":
         return None
     if config.frechet == "inception":
         return metrics.inception_features(config.inception_weights)
-    if splits.train.labels is None or splits.test.labels is None:
+    name, labelled = run.dataset, splits
+    if config.classifier_dataset is not None:
+        name = config.classifier_dataset
+        labelled = load_labelled(name, splits, **where)
+    if labelled.train.labels is None or labelled.test.labels is None:
         raise ValueError(
-            f"the data set {run.dataset!r} has no labels for a classifier; use "
-            "--frechet inception."
+            f"the data set {name!r} has no labels for a classifier; use --frechet "
+            "inception, or name one of the same form that has, --classifier-dataset."
         )
     return metrics.get_classifier(
-        run.dataset,
-        splits.train.images,
-        splits.train.labels,
-        splits.test.images,
-        splits.test.labels,
+        name,
+        labelled.train.images,
+        labelled.train.labels,
+        labelled.test.images,
+        labelled.test.labels,
         num_levels=splits.info.num_levels,
         verbose=verbose,
     )

@@ -114,6 +114,10 @@ _EVALUATION_RULES = (
         lambda e: "" if e.frechet == "inception" else "it is for --frechet inception",
     ),
     _Rule(
+        ("classifier_dataset",),
+        lambda e: "" if e.frechet == "classifier" else "it is for --frechet classifier",
+    ),
+    _Rule(
         ("num_samples", "num_repeats", "paper_estimator"),
         lambda e: "there is no estimate" * (e.proposal == "none"),
     ),
@@ -181,7 +185,7 @@ def unread_by_evaluation(
     if config.inspect:
         # Reconstructions are judged of as many images.
         of_run.pop("num_frechet_images", None)
-    if config.anomalies is not None:
+    if config.anomalies is not None or config.classifier_dataset is not None:
         # They may be what is downloaded.
         of_run.pop("download", None)
     return unread | of_run

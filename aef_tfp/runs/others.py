@@ -1,0 +1,121 @@
+"""Images that an evaluation reads beside those of the run."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aef_tfp.data import Splits, load_splits
+from aef_tfp.data.registry import DATASETS
+from aef_tfp.runs.config import RunSettings
+
+__all__ = ["load_anomalies", "load_labelled"]
+
+
+def load_anomalies(
+    name: str,
+    run: RunSettings,
+    splits: Splits,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+) -> tuple[str, np.ndarray]:
+    """Loads images that are like a run's in form, and are none of its kind.
+
+    Args:
+        name: A data set by its name, of which the test images are taken; or a folder of
+            images, or a NumPy file, of which all are, read as the run's own are.
+        run: The run.
+        splits: The run's images.
+        data_dir: Where the run's images are: data sets of TFDS are looked for there,
+            too, unless the run's own images are something else.
+        download: Whether TFDS may download the data set.
+
+    Returns:
+        What they are, in words, and the images.
+
+    Raises:
+        FileNotFoundError: If there are no such images.
+        ValueError: If they have another shape or other levels than the run's.
+    """
+    if _is_of_tfds(name):
+        found = _load(name, splits, data_dir, download)
+        what, images = f"test images of {name}", found.test.images
+    else:
+        path = Path(name)
+        if name in DATASETS or not name or not path.exists():
+            raise _not_found("anomalies", name, ", or a folder of images or .npz file")
+        size, _, channels = splits.info.image_shape
+        own: dict[str, Any] = {"num_levels": splits.info.num_levels, "seed": run.seed}
+        is_file = path.suffix == ".npz"
+        if not is_file:
+            own |= {
+                "image_size": size,
+                "channels": channels,
+                # As in a run that has begun.
+                "bit_depth": run.bit_depth or 16,
+                "skip_unreadable": run.skip_unreadable,
+            }
+        found = load_splits("npz" if is_file else "folder", path, **own)
+        what = f"images of {path.resolve().name}"
+        parts = (found.train, found.validation, found.test)
+        images = np.concatenate([part.images for part in parts])
+    _check_form("anomalies", name, found, splits)
+    return what, images
+
+
+def load_labelled(
+    name: str, splits: Splits, *, data_dir: Path | None = None, download: bool = False
+) -> Splits:
+    """Loads a data set with labels whose images are like a run's in form.
+
+    Args:
+        name: A data set of TFDS.
+        splits: The run's images.
+        data_dir: As in `load_anomalies`.
+        download: Whether TFDS may download the data set.
+
+    Raises:
+        FileNotFoundError: If there is no such data set.
+        ValueError: If it has no labels, or its images have another form.
+    """
+    if not _is_of_tfds(name):
+        raise _not_found("classifier_dataset", name)
+    found = _load(name, splits, data_dir, download)
+    _check_form("classifier_dataset", name, found, splits)
+    return found
+
+
+def _is_of_tfds(name: str) -> bool:
+    return name in DATASETS and DATASETS[name].source == "tfds"
+
+
+def _load(name: str, splits: Splits, data_dir: Path | None, download: bool) -> Splits:
+    # A folder of images is no folder of data sets.
+    is_shared = splits.info.source == "tfds"
+    return load_splits(name, data_dir if is_shared else None, download)
+
+
+def _check_form(what: str, name: str, found: Splits, splits: Splits) -> None:
+    given, own = (
+        "{} x {} x {} with {} levels".format(*s.info.image_shape, s.info.num_levels)
+        for s in (found, splits)
+    )
+    if given != own:
+        raise ValueError(
+            f"{what} must have images of the run's form, {own}, got {name!r} with "
+            f"{given}."
+        )
+
+
+def _not_found(what: str, name: str, others: str = "") -> Exception:
+    names = [key for key in DATASETS if _is_of_tfds(key)]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    if others:
+        others += " that is there"
+    return FileNotFoundError(
+        f"{what} must be a data set of TFDS by its name in the list of presets"
+        f"{others}, got {name!r}.{hint}"
+    )
