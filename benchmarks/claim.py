@@ -46,7 +46,7 @@ def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
         print(f"{time.strftime('%H:%M')} {shlex.join(command)}", flush=True)
         with (runs / f"{row.name}.log").open("a") as log:
             start, busy = time.monotonic(), _cpu_seconds()
-            program = [sys.executable, str(_ROOT / "trainers" / command[0])]
+            program = [sys.executable, str(_ROOT / command[0])]
             status = _run([*program, *command[1:]], log)
         if number == 0:
             # Of a training that was interrupted, too; times at which it stood still for
@@ -120,7 +120,7 @@ def main() -> None:
     if arguments.dry_run:
         for row in study.rows:
             for command in commands(study, row, runs / row.name, arguments.data_dir):
-                print("python", shlex.join([f"trainers/{command[0]}", *command[1:]]))
+                print("python", shlex.join(command))
         return
     for picture, of in ((arguments.draw, draw), (arguments.curves, plot_curves)):
         if picture:

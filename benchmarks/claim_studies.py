@@ -17,6 +17,7 @@ class Row:
     seed: int
     learning_rate: str
     options: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("trainers/run.py",)
 
     @property
     def latent_dim(self) -> int:
@@ -158,6 +159,16 @@ def _denoising(
 _OF_FACES = ("--networks", "conv", "--batch-size", "64")
 
 
+_SHORT_OF_FACES = (*_OF_FACES, "--iterations", "2000")
+
+
+def _variant(dataset: str, latent_dim: int, name: str) -> Row:
+    """A VAE of benchmarks/claim_variants.py."""
+    row = _of_model(dataset, latent_dim, _VAE, 3, select=())
+    program = ("benchmarks/claim_variants.py", name)
+    return dataclasses.replace(row, model=f"{_VAE}, {name}", program=program)
+
+
 def _anomalies(
     dataset: str, latent_dim: int, others: str, options: tuple[str, ...], rate: str
 ) -> Study:
@@ -219,9 +230,23 @@ STUDIES = {
         "celeba10k32",
         256,
         ("1e-3", "4e-3", "2e-3", "1e-2", "1e-4"),
-        (*_OF_FACES, "--iterations", "2000"),
+        _SHORT_OF_FACES,
         num_images=300,
         models=(_AEF, _VAE),
+    ),
+    "faces-gap": Study(
+        options=(*_SCHEDULE, *_SHORT_OF_FACES, "--picture-interval", "10000"),
+        evaluation=("--num-images", "300"),
+        rows=(
+            *(_variant("celeba10k32", 256, name) for name in ("narrow", "linear-path")),
+            *(
+                _of_model("celeba10k32", 256, model, 3, select=())
+                for model in (_NOISE, _PLAIN, _AEF + DEPENDENT, _VAE + DEPENDENT)
+            ),
+        ),
+        base=None,
+        proposals=("laplace",),
+        split="validation",
     ),
     "faces": Study(
         options=(
@@ -273,10 +298,10 @@ def commands(study: Study, row: Row, run_dir: Path, data_dir: str) -> list[list[
     data = ["--data-dir", data_dir]
     own = ["--learning-rate", row.learning_rate, "--seed", str(row.seed)]
     shared = [*study.options, *row.options, *own, *data]
-    train = ["run.py", row.preset, *shared, "--run-dir", str(run_dir)]
+    train = [*row.program, row.preset, *shared, "--run-dir", str(run_dir)]
     if (run_dir / "config.json").exists():
-        train = ["run.py", "--resume", str(run_dir), *data]
-    measure = ["evaluate.py", str(run_dir), "--split", study.split]
+        train = [*row.program, "--resume", str(run_dir), *data]
+    measure = ["trainers/evaluate.py", str(run_dir), "--split", study.split]
     measure += [*study.evaluation, *data]
     inspect = [] if study.inspection is None else [[*measure, *study.inspection]]
     if row.model in (_CENTER, _RANDOM) or (

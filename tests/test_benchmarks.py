@@ -104,6 +104,6 @@ def test_every_run_of_the_study_is_one_that_the_command_line_takes(benchmark, tm
         assert len({row.name for row in study.rows}) == len(study.rows)
         for row in study.rows:
             train, *_ = claim.commands(study, row, tmp_path / row.name, "DIR")
-            assert train[0] == "run.py"
-            config = read_command(train[1:]).arguments.config
+            assert (ROOT / train[0]).exists()
+            config = read_command(train[len(row.program) :]).arguments.config
             assert (config.latent_dim, config.seed) == (row.latent_dim, row.seed)
