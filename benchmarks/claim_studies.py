@@ -162,9 +162,11 @@ _OF_FACES = ("--networks", "conv", "--batch-size", "64")
 _SHORT_OF_FACES = (*_OF_FACES, "--iterations", "2000")
 
 
-def _variant(dataset: str, latent_dim: int, name: str) -> Row:
+def _variant(
+    dataset: str, latent_dim: int, name: str, select: tuple[str, ...] = _MARGINAL
+) -> Row:
     """A VAE of benchmarks/claim_variants.py."""
-    row = _of_model(dataset, latent_dim, _VAE, 3, select=())
+    row = _of_model(dataset, latent_dim, _VAE, 3, select=select)
     program = ("benchmarks/claim_variants.py", name)
     return dataclasses.replace(row, model=f"{_VAE}, {name}", program=program)
 
@@ -238,7 +240,10 @@ STUDIES = {
         options=(*_SCHEDULE, *_SHORT_OF_FACES, "--picture-interval", "10000"),
         evaluation=("--num-images", "300"),
         rows=(
-            *(_variant("celeba10k32", 256, name) for name in ("narrow", "linear-path")),
+            *(
+                _variant("celeba10k32", 256, name, select=())
+                for name in ("narrow", "linear-path")
+            ),
             *(
                 _of_model("celeba10k32", 256, model, 3, select=())
                 for model in (_NOISE, _PLAIN, _AEF + DEPENDENT, _VAE + DEPENDENT)
@@ -263,7 +268,9 @@ STUDIES = {
             *(_of_model("celeba10k32", 64, model, 3) for model in (_AEF, _VAE)),
             *(_of_model("celeba10k32", 256, model, 4) for model in (_AEF, _VAE)),
             *(_of_model("celeba10k32", 8, model, 3) for model in (_AEF, _VAE)),
-            *(_of_model("celeba10k32", d, _PLAIN, 3) for d in (256, 64, 8)),
+            *(_of_model("celeba10k32", d, _PLAIN, 3) for d in (256, 64)),
+            _variant("celeba10k32", 256, "linear-path"),
+            _of_model("celeba10k32", 8, _PLAIN, 3),
             *(
                 _of_model("celeba10k32", 256, model + DEPENDENT, 3)
                 for model in (_AEF, _VAE)
