@@ -26,22 +26,26 @@ def _minutes(runs: Path, row: Row) -> str:
     return minutes
 
 
-def _found(
-    run_dir: Path, name: str, proposal: str | None, split: str = "test"
-) -> Record | None:
-    """The newest record of a quantity."""
+def _found(run_dir: Path, name: str, **facts: Any) -> Record | None:
+    """The newest record of a quantity, of more than the two images of a run's end."""
     if not (run_dir / "metrics.json").exists():
         return None
-    fitting = [
+    fitting = (
         record
-        for record in read_records(run_dir)
+        for record in reversed(read_records(run_dir))
         if record.name == name
-        and record.proposal == proposal
-        and record.split == split
-        and record.per_image_file
         and record.num_images > 2
-    ]
-    return fitting[-1] if fitting else None
+        and all(getattr(record, fact) == value for fact, value in facts.items())
+    )
+    return next(fitting, None)
+
+
+def _mean(
+    run_dir: Path, name: str, proposal: str | None = None, split: str = "test"
+) -> Record | None:
+    """The newest mean whose numbers of each image were kept."""
+    record = _found(run_dir, name, proposal=proposal, split=split)
+    return record if record and record.per_image_file else None
 
 
 def _text(record: Record | None) -> str:
@@ -51,7 +55,7 @@ def _text(record: Record | None) -> str:
 def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
     """The mean difference of each image to the base's, with its standard error."""
     ours, theirs = (
-        _found(where, f"marginal_{name}", "laplace") or _found(where, name, None)
+        _mean(where, f"marginal_{name}", "laplace") or _mean(where, name)
         for where in (run_dir, base_dir)
     )
     if ours is None or theirs is None or run_dir == base_dir:
@@ -95,9 +99,9 @@ def table(study: Study, runs: Path) -> str:
     rows = [titles, ["---"] * len(titles)]
     for row in sorted(study.rows, key=lambda row: row.latent_dim):
         run_dir = runs / row.name
-        exact = _found(run_dir, "bits_per_dim", None, study.split)
+        exact = _mean(run_dir, "bits_per_dim", split=study.split)
         estimates = {
-            proposal: _found(run_dir, "marginal_bits_per_dim", proposal, study.split)
+            proposal: _mean(run_dir, "marginal_bits_per_dim", proposal, study.split)
             for proposal in study.proposals
         }
         if not (exact or estimates["laplace"]):
@@ -120,10 +124,10 @@ def error_table(study: Study, runs: Path) -> str:
     rows = []
     for row in study.rows:
         run_dir = runs / row.name
-        pixels = _found(run_dir, "reconstruction_error", None)
+        pixels = _mean(run_dir, "reconstruction_error")
         if pixels is None:
             continue
-        features = _found(run_dir, "classifier_feature_error", None)
+        features = _mean(run_dir, "classifier_feature_error")
         base_dir = runs / _base_of(study, row).name
         gap = _gap(run_dir, base_dir, "reconstruction_error")
         cells = [row.model, f"{pixels.value:.5f}", gap, _text(features)]
@@ -153,7 +157,7 @@ def inspection_table(study: Study, runs: Path) -> str:
         values: dict[str, str] = {}
         for title, names in _INSPECTED.items():
             for name in (names,) if isinstance(names, str) else names:
-                if (record := _newest(runs / row.name, name)) is not None:
+                if (record := _found(runs / row.name, name)) is not None:
                     values[title] = f"{record.value:.3g}"
         if values:
             facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
@@ -165,12 +169,6 @@ def inspection_table(study: Study, runs: Path) -> str:
     cells = [[*facts, *(values.get(t, "") for t in titles)] for facts, values in rows]
     lines = [head, ["---"] * len(head), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _newest(run_dir: Path, name: str) -> Record | None:
-    if not (run_dir / "metrics.json").exists():
-        return None
-    return next((r for r in reversed(read_records(run_dir)) if r.name == name), None)
 
 
 def _base_of(study: Study, row: Row) -> Row:

@@ -259,7 +259,11 @@ STUDIES = {
             *("--picture-interval", "5000"),
         ),
         evaluation=("--num-images", "300"),
-        inspection=("--inspect", "--temperature", "0.85"),
+        inspection=(
+            *("--inspect", "--temperature", "0.85", "--frechet", "classifier"),
+            # Faces have no labels.
+            *("--classifier-dataset", "tiny_imagenet32"),
+        ),
         rows=(
             *(
                 _of_model("celeba10k32", 256, model, 3)
