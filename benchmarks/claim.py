@@ -124,7 +124,8 @@ def main() -> None:
         return
     for picture, of in ((arguments.draw, draw), (arguments.curves, plot_curves)):
         if picture:
-            of(study, runs, int(picture[0]), Path(picture[1]))
+            latent_dim, path = int(picture[0]), Path(picture[1])
+            of(study, runs, latent_dim, path, arguments.data_dir)
     if arguments.draw or arguments.curves:
         return
     runs.mkdir(parents=True, exist_ok=True)

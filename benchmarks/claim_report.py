@@ -186,18 +186,24 @@ def _base_of(study: Study, row: Row) -> Row:
     return min(fitting, key=distance)
 
 
-def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
-    """Draws samples of the study's first seed side by side, one block per model."""
+def draw(study: Study, runs: Path, latent_dim: int, path: Path, data_dir: str) -> None:
+    """Draws the models of the study's first seed side by side, one block for each.
+
+    A block has 32 samples, and below them pairs of rows: test images, reconstructed.
+    """
     # What no table needs.
     import numpy as np
 
     import aef_tfp
+    from aef_tfp.data import load_splits
     from aef_tfp.pictures import image_grid, save_png
 
     temperature = 1.0
     if "--temperature" in study.inspection:
         place = study.inspection.index("--temperature")
         temperature = float(study.inspection[place + 1])
+    dataset = study.rows[0].preset.partition("-")[0]
+    images = load_splits(dataset, data_dir).test.images[:8]
     blocks = []
     for row in study.rows:
         done = (runs / row.name / "best.keras").exists()
@@ -205,16 +211,25 @@ def draw(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
             continue
         model = aef_tfp.load(runs / row.name)
         samples = model.sample(32, temperature=temperature, seed=0).numpy()
-        blocks.append(image_grid(samples, num_columns=4))
+        originals = np.asarray(model.dequantize(images, seed=None))
+        pairs = zip(
+            np.split(originals, 2), np.split(model.reconstruct(images), 2), strict=True
+        )
+        below = np.concatenate([part for pair in pairs for part in pair])
+        parts = [image_grid(part, num_columns=4) for part in (samples, below)]
+        gap = np.full((12, *parts[0].shape[1:]), 255, np.uint8)
+        blocks.append(np.concatenate([parts[0], gap, parts[1]]))
         print(f"{row.model}, left to right: number {len(blocks)}")
     if not blocks:
         raise SystemExit(f"error: no run of d = {latent_dim} is done in {runs}.")
-    gap = np.full((blocks[0].shape[0], 12, 3), 255, np.uint8)
+    gap = np.full((blocks[0].shape[0], 12, *blocks[0].shape[2:]), 255, np.uint8)
     parts = [part for block in blocks for part in (gap, block)][1:]
     save_png(path, np.concatenate(parts, axis=1))
 
 
-def plot_curves(study: Study, runs: Path, latent_dim: int, path: Path) -> None:
+def plot_curves(
+    study: Study, runs: Path, latent_dim: int, path: Path, data_dir: str
+) -> None:
     """Plots the estimates of a few validation images over the iterations."""
     import matplotlib
 
