@@ -258,10 +258,23 @@ def test_reconstructions_of_an_autoencoder_are_judged_of_so_many_images():
 
 def test_every_option_is_read_by_some_evaluation():
     names = [*EvaluationConfig.__dataclass_fields__, "download"]
-    config = EvaluationConfig(frechet="inception")
-    assert not unread_by_evaluation(
-        config, RunConfig(model="vae", dataset="mnist"), names
-    )
+    unread = [
+        unread_by_evaluation(
+            EvaluationConfig(frechet=features),
+            RunConfig(model="vae", dataset="mnist"),
+            names,
+        )
+        for features in ("inception", "classifier")
+    ]
+    assert not unread[0].keys() & unread[1].keys()
+
+
+def test_what_is_read_beside_the_run_may_be_downloaded():
+    run = RunConfig(model="vae", dataset="digits")
+    for other in ({"anomalies": "mnist"}, {"classifier_dataset": "mnist"}):
+        config = EvaluationConfig(frechet="classifier", **other)
+        assert not unread_by_evaluation(config, run, ["download", *other])
+    assert unread_by_evaluation(EvaluationConfig(), run, ["download"])
 
 
 @pytest.mark.parametrize(
