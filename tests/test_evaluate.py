@@ -408,7 +408,6 @@ def noise_images(tmp_path_factory):
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        ("aef-center", ["log_prob", "reconstruction_error"]),
         (
             "vae",
             ["elbo_log_prob", "marginal_log_prob", "reconstruction_error"],
