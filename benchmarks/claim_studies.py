@@ -274,11 +274,9 @@ STUDIES = {
             *(_of_model("celeba10k32", 8, model, 3) for model in (_AEF, _VAE)),
             *(_of_model("celeba10k32", d, _PLAIN, 3) for d in (256, 64)),
             _variant("celeba10k32", 256, "linear-path"),
-            *(
-                _of_model("celeba10k32", 256, model + DEPENDENT, 3)
-                for model in (_AEF, _VAE)
-            ),
+            _of_model("celeba10k32", 256, _AEF + DEPENDENT, 3),
             _of_model("celeba10k32", 8, _PLAIN, 3),
+            _of_model("celeba10k32", 256, _VAE + DEPENDENT, 3),
             *(_of_model("celeba10k32", d, _NOISE, 3) for d in (64, 8)),
         ),
         base=_VAE,
