@@ -189,7 +189,7 @@ def _base_of(study: Study, row: Row) -> Row:
 def draw(study: Study, runs: Path, latent_dim: int, path: Path, data_dir: str) -> None:
     """Draws the models of the study's first seed side by side, one block for each.
 
-    A block has 32 samples, and below them pairs of rows: test images, reconstructed.
+    A block has 16 samples, and below them pairs of rows: test images, reconstructed.
     """
     # What no table needs.
     import numpy as np
@@ -210,7 +210,7 @@ def draw(study: Study, runs: Path, latent_dim: int, path: Path, data_dir: str) -
         if row.latent_dim != latent_dim or row.seed != study.rows[0].seed or not done:
             continue
         model = aef_tfp.load(runs / row.name)
-        samples = model.sample(32, temperature=temperature, seed=0).numpy()
+        samples = model.sample(16, temperature=temperature, seed=0).numpy()
         originals = np.asarray(model.dequantize(images, seed=None))
         pairs = zip(
             np.split(originals, 2), np.split(model.reconstruct(images), 2), strict=True
@@ -236,7 +236,7 @@ def plot_curves(
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 4), layout="constrained")
     models = list(dict.fromkeys(row.model for row in study.rows))
     last = []
     for row in study.rows:
@@ -253,7 +253,7 @@ def plot_curves(
             values,
             color=f"C{models.index(row.model)}",
             linestyle="-" if row.seed == study.rows[0].seed else "--",
-            label=f"{row.model}, {row.learning_rate}, seed {row.seed}",
+            label=f"{row.model}, seed {row.seed}",
         )
         last += values[-1:]
     if not last:
@@ -262,5 +262,5 @@ def plot_curves(
     axes.set_ylim(min(last) - 0.02, max(last) + 0.3)
     axes.set_xlabel("iterations")
     axes.set_ylabel("bits per dimension, Laplace")
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=110)
