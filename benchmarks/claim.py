@@ -21,6 +21,7 @@ from pathlib import Path
 
 from claim_report import (
     TIMES,
+    anomaly_table,
     draw,
     error_table,
     inspection_table,
@@ -83,7 +84,11 @@ def write_table(name: str, runs: Path) -> None:
     """Puts the table of a study into the page."""
     first, last = f"<!-- benchmarks/claim.py {name} -->\n", f"<!-- end of {name} -->\n"
     study = STUDIES[name]
-    kinds = [error_table] if study.denoises else [table, inspection_table]
+    kinds = [table, inspection_table]
+    if study.denoises:
+        kinds = [error_table]
+    elif study.anomalies:
+        kinds = [anomaly_table]
     tables = [of(study, runs) for of in kinds]
     text = "\n".join(filter(None, tables))
     if not _DOCS.exists() or first not in _DOCS.read_text():

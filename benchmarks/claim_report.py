@@ -139,6 +139,29 @@ def error_table(study: Study, runs: Path) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def anomaly_table(study: Study, runs: Path) -> str:
+    """The table of areas under the ROC curve."""
+    rows = []
+    for row in study.rows:
+        run_dir = runs / row.name
+        error = _found(run_dir, "auroc_reconstruction_error")
+        likelihood = _found(run_dir, "auroc_marginal_log_prob") or _found(
+            run_dir, "auroc_log_prob"
+        )
+        if error is not None:
+            cells = map(_with_error, (likelihood, error))
+            rows.append([row.model, *cells, _minutes(runs, row)])
+    if not rows:
+        return ""
+    head = ["model", "likelihood", "error of reconstruction", "minutes"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _with_error(record: Record | None) -> str:
+    return "" if record is None else f"{record.value:.3f} ± {record.standard_error:.3f}"
+
+
 # What is shown beside the likelihood: titles, and the records' names.
 _INSPECTED = {
     "distance of samples": "frechet_classifier_distance",

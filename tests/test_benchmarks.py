@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aef_tfp.records import Record, append_records
 from aef_tfp.runs.commands.train import read_command
 
 ROOT = Path(__file__).parents[1]
@@ -107,3 +108,29 @@ def test_every_run_of_the_study_is_one_that_the_command_line_takes(benchmark, tm
             assert (ROOT / train[0]).exists()
             config = read_command(train[len(row.program) :]).arguments.config
             assert (config.latent_dim, config.seed) == (row.latent_dim, row.seed)
+
+
+def test_the_study_of_anomalies_shows_areas_of_the_newest_evaluation(
+    benchmark, tmp_path, monkeypatch
+):
+    claim = benchmark("claim")
+    study = claim.STUDIES["fashion-anomalies"]
+    row = study.rows[0]
+    run_dir = tmp_path / row.name
+    run_dir.mkdir()
+    for value in (0.9, 0.25):
+        records = [
+            Record(name, value, 0.01, "any", "test", 1000)
+            for name in ("auroc_log_prob", "auroc_reconstruction_error")
+        ]
+        append_records(run_dir, records)
+    page = tmp_path / "page.md"
+    marks = ("<!-- benchmarks/claim.py fashion-anomalies -->", "<!-- end of fashion")
+    page.write_text(f"before\n{marks[0]}\nold\n{marks[1]}-anomalies -->\nafter\n")
+    monkeypatch.setattr(claim, "_DOCS", page)
+    claim.write_table("fashion-anomalies", tmp_path)
+    text = page.read_text()
+    assert "| AEF (center) | 0.250 ± 0.010 | 0.250 ± 0.010 | 0 |" in text
+    assert "old" not in text
+    assert text.startswith("before")
+    assert text.endswith("after\n")
