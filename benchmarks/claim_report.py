@@ -96,7 +96,7 @@ def table(study: Study, runs: Path) -> str:
     if study.base:
         titles += [f"minus {study.base}, bits", "in nats per image"]
     titles += ["minutes"]
-    rows = [titles, ["---"] * len(titles)]
+    rows = []
     for row in sorted(study.rows, key=lambda row: row.latent_dim):
         run_dir = runs / row.name
         exact = _mean(run_dir, "bits_per_dim", split=study.split)
@@ -116,7 +116,7 @@ def table(study: Study, runs: Path) -> str:
             cells += [_gap(run_dir, runs / _base_of(study, row).name, name)]
         cells += [_minutes(runs, row)]
         rows.append(cells)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    return _table(titles, rows)
 
 
 def error_table(study: Study, runs: Path) -> str:
@@ -132,11 +132,8 @@ def error_table(study: Study, runs: Path) -> str:
         gap = _gap(run_dir, base_dir, "reconstruction_error")
         cells = [row.model, f"{pixels.value:.5f}", gap, _text(features)]
         rows.append([*cells, _minutes(runs, row)])
-    if not rows:
-        return ""
     head = ["model", "error of pixels", f"minus {study.base}", "of features", "minutes"]
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _table(head, rows)
 
 
 def anomaly_table(study: Study, runs: Path) -> str:
@@ -151,11 +148,7 @@ def anomaly_table(study: Study, runs: Path) -> str:
         if error is not None:
             cells = map(_with_error, (likelihood, error))
             rows.append([row.model, *cells, _minutes(runs, row)])
-    if not rows:
-        return ""
-    head = ["model", "likelihood", "error of reconstruction", "minutes"]
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _table(["model", "likelihood", "error of reconstruction", "minutes"], rows)
 
 
 def _with_error(record: Record | None) -> str:
@@ -185,12 +178,15 @@ def inspection_table(study: Study, runs: Path) -> str:
         if values:
             facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
             rows.append((facts, values))
-    if not rows:
-        return ""
     titles = [title for title in _INSPECTED if any(title in v for _, v in rows)]
     head = ["model", "d", "learning rate", "seed", *titles]
     cells = [[*facts, *(values.get(t, "") for t in titles)] for facts, values in rows]
-    lines = [head, ["---"] * len(head), *cells]
+    return _table(head, cells)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """Lines of Markdown; "" without rows."""
+    lines = [head, ["---"] * len(head), *rows] if rows else []
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -1,12 +1,18 @@
 """How well numbers of images tell anomalies: the area under the ROC curve."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
+from aef_tfp.data import Splits, dataset_info
+from aef_tfp.data.splits import Split
 from aef_tfp.metrics import anomaly_records, roc_area
 from aef_tfp.metrics.records import records_of_means
+from aef_tfp.pictures import save_png
+from aef_tfp.runs.others import load_anomalies
+from aef_tfp.runs.presets import get_preset
 
 
 def test_the_area_is_the_share_of_pairs_in_order(rng):
@@ -76,3 +82,15 @@ def test_estimates_meet_those_of_their_proposal():
     others = records([5.0, 6.0], "laplace") + records([3.0, 4.0], "encoder")
     areas = {r.proposal: r.value for r in anomaly_records(normal, others, against="x")}
     assert areas == {"encoder": 0.0, "laplace": 1.0}
+
+
+def test_all_images_of_a_folder_are_made_like_the_runs(tmp_path, rng):
+    for i in range(6):
+        picture = rng.integers(0, 256, [12, 16, 3], np.uint8)
+        save_png(tmp_path / f"{i}.png", picture)
+    part = Split(np.zeros([4, 8, 8, 1], np.uint8))
+    facts = dataclasses.replace(dataset_info("folder"), image_shape=(8, 8, 1))
+    own = Splits(part, part, part, facts)
+    what, images = load_anomalies(str(tmp_path), get_preset("folder-vae-8"), own)
+    assert images.shape == (6, 8, 8, 1)
+    assert what == f"images of {tmp_path.name}"

@@ -398,7 +398,7 @@ def test_a_model_is_inspected_as_far_as_it_goes(trained, data_dir, model):
 
 @pytest.fixture(scope="module")
 def noise_images(tmp_path_factory):
-    """Forty images of noise, like digits in form, in a file and in a folder."""
+    """A file of forty images of noise, like digits in form."""
     root = tmp_path_factory.mktemp("noise")
     images = np.random.default_rng(0).integers(0, 17, [40, 8, 8, 1], np.uint8)
     np.savez(root / "noise.npz", images=images)
