@@ -5,10 +5,12 @@
 Each row is a run of `aef-tfp train` and two of `aef-tfp evaluate`. What is done is not
 done again, what was interrupted goes on where it was: sittings of any length add up.
 The tables go into docs/choosing.md between the study's two marks, as far as they are
-there; --dry-run prints the commands of all rows instead.
+there: a row whose run is not in --runs keeps the line that it has. --rows chooses some,
+--dry-run prints the commands of all of them instead.
 """
 
 import argparse
+import fnmatch
 import json
 import math
 import resource
@@ -19,16 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from claim_report import (
-    TIMES,
-    anomaly_table,
-    draw,
-    error_table,
-    inspection_table,
-    plot_curves,
-    table,
-    times_of,
-)
+from claim_report import TIMES, draw, plot_curves, tables, times_of
 from claim_studies import STUDIES, Row, Study, commands
 
 _ROOT = Path(__file__).parents[1]
@@ -84,19 +77,12 @@ def write_table(name: str, runs: Path) -> None:
     """Puts the table of a study into the page."""
     first, last = f"<!-- benchmarks/claim.py {name} -->\n", f"<!-- end of {name} -->\n"
     study = STUDIES[name]
-    kinds = [table, inspection_table]
-    if study.denoises:
-        kinds = [error_table]
-    elif study.anomalies:
-        kinds = [anomaly_table]
-    tables = [of(study, runs) for of in kinds]
-    text = "\n".join(filter(None, tables))
     if not _DOCS.exists() or first not in _DOCS.read_text():
-        print(text)
+        print(tables(study, runs))
         return
     before, rest = _DOCS.read_text().split(first)
-    after = rest.split(last)[1]
-    _DOCS.write_text(f"{before}{first}\n{text}\n{last}{after}")
+    former, after = rest.split(last)
+    _DOCS.write_text(f"{before}{first}\n{tables(study, runs, former)}\n{last}{after}")
 
 
 def main() -> None:
@@ -108,6 +94,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/claim"))
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="start no row later than this"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", default=["*"], metavar="NAME", help="as vae-*-d64-*"
     )
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument(
@@ -122,8 +111,15 @@ def main() -> None:
     arguments = parser.parse_args()
     study = STUDIES[arguments.study]
     runs = arguments.runs / arguments.study
+    rows = [
+        row
+        for row in study.rows
+        if any(fnmatch.fnmatch(row.name, name) for name in arguments.rows)
+    ]
+    if not rows:
+        raise SystemExit(f"error: --rows: no row is named {' '.join(arguments.rows)}.")
     if arguments.dry_run:
-        for row in study.rows:
+        for row in rows:
             for command in commands(study, row, runs / row.name, arguments.data_dir):
                 print("python", shlex.join(command))
         return
@@ -135,7 +131,7 @@ def main() -> None:
         return
     runs.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * arguments.minutes
-    for row in study.rows:
+    for row in rows:
         if time.monotonic() > end:
             break
         if not bring_up_to_date(study, row, runs, arguments.data_dir):

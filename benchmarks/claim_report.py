@@ -1,6 +1,7 @@
 """What `benchmarks/claim.py` shows of its runs: tables for the page, and pictures."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,77 @@ from claim_studies import DEPENDENT, Row, Study
 from aef_tfp.records import Record, read_per_image, read_records
 
 TIMES = "times.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What is known of the rows of a study.
+
+    Args:
+        facts: Titles of the columns that say which row a line is.
+        titles: Of the others.
+        cells: Of each row that is done, below `titles`.
+    """
+
+    facts: tuple[str, ...]
+    titles: tuple[str, ...]
+    cells: dict[Row, tuple[str, ...]]
+
+    def markdown(self, rows: tuple[Row, ...], former: str = "") -> str:
+        """Its lines, by the rows' order.
+
+        A row that is not done here keeps its line of the table as it was: runs are
+        made on several machines, and a table is what remains of them.
+        """
+        lines = {}
+        names, _, *before = map(_cells_of, former.splitlines() or ("||", ""))
+        for line in before:
+            cells = dict(zip(names, line, strict=True))
+            facts = tuple(cells.get(fact, "") for fact in self.facts)
+            lines[facts] = tuple(cells.get(title, "") for title in self.titles)
+        for row, cells in self.cells.items():
+            lines[self._facts(row)] = cells
+        order = [facts for facts in map(self._facts, rows) if facts in lines]
+        if not order:
+            return ""
+        head = (*self.facts, *self.titles)
+        shown = [head, ("---",) * len(head), *((*f, *lines[f]) for f in order)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in shown)
+
+    def _facts(self, row: Row) -> tuple[str, ...]:
+        known = {
+            "model": row.model,
+            "d": str(row.latent_dim),
+            "learning rate": row.learning_rate,
+            "seed": str(row.seed),
+        }
+        return tuple(known[fact] for fact in self.facts)
+
+
+def _cells_of(line: str) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in line.strip().strip("|").split("|"))
+
+
+_RUN = ("model", "d", "learning rate", "seed")
+
+
+def tables(study: Study, runs: Path, former: str = "") -> str:
+    """All tables of a study; `former` is what they were."""
+    kinds = [likelihood_table, inspection_table]
+    if study.denoises:
+        kinds = [error_table]
+    elif study.anomalies:
+        kinds = [anomaly_table]
+    parts = [part for part in former.strip().split("\n\n") if part]
+    parts += [""] * (len(kinds) - len(parts))
+    rows = study.rows
+    if not (study.denoises or study.anomalies):
+        rows = tuple(sorted(rows, key=lambda row: row.latent_dim))
+    shown = [
+        kind(study, runs).markdown(rows, part)
+        for kind, part in zip(kinds, parts, strict=True)
+    ]
+    return "\n".join(filter(None, shown))
 
 
 def times_of(runs: Path) -> dict[str, Any]:
@@ -87,17 +159,17 @@ def _trained_value(run_dir: Path) -> str:
     return f"{min(float(line[header.index(name)]) for line in lines):.4f} {kind}"
 
 
-def table(study: Study, runs: Path) -> str:
-    """The table of what is done, by the number of latents."""
-    titles = ["model", "d", "learning rate", "seed", "as trained, validation"]
+def likelihood_table(study: Study, runs: Path) -> Table:
+    """Estimates, and the differences to the base."""
+    titles = ["as trained, validation"]
     if "encoder" in study.proposals:
         titles += ["encoder proposal"]
     titles += ["Laplace, or exact"]
     if study.base:
         titles += [f"minus {study.base}, bits", "in nats per image"]
     titles += ["minutes"]
-    rows = []
-    for row in sorted(study.rows, key=lambda row: row.latent_dim):
+    done = {}
+    for row in study.rows:
         run_dir = runs / row.name
         exact = _mean(run_dir, "bits_per_dim", split=study.split)
         estimates = {
@@ -106,22 +178,20 @@ def table(study: Study, runs: Path) -> str:
         }
         if not (exact or estimates["laplace"]):
             continue
-        cells = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
-        cells += [_trained_value(run_dir)]
+        cells = [_trained_value(run_dir)]
         cells += [
             _text(record) for name, record in estimates.items() if name != "laplace"
         ]
         cells += [_text(estimates["laplace"] or exact)]
         for name in ("bits_per_dim", "log_prob") if study.base else ():
             cells += [_gap(run_dir, runs / _base_of(study, row).name, name)]
-        cells += [_minutes(runs, row)]
-        rows.append(cells)
-    return _table(titles, rows)
+        done[row] = (*cells, _minutes(runs, row))
+    return Table(_RUN, tuple(titles), done)
 
 
-def error_table(study: Study, runs: Path) -> str:
-    """The table of models that denoise: errors of what they make of noisy images."""
-    rows = []
+def error_table(study: Study, runs: Path) -> Table:
+    """Of models that denoise: errors of what they make of noisy images."""
+    done = {}
     for row in study.rows:
         run_dir = runs / row.name
         pixels = _mean(run_dir, "reconstruction_error")
@@ -130,15 +200,15 @@ def error_table(study: Study, runs: Path) -> str:
         features = _mean(run_dir, "classifier_feature_error")
         base_dir = runs / _base_of(study, row).name
         gap = _gap(run_dir, base_dir, "reconstruction_error")
-        cells = [row.model, f"{pixels.value:.5f}", gap, _text(features)]
-        rows.append([*cells, _minutes(runs, row)])
-    head = ["model", "error of pixels", f"minus {study.base}", "of features", "minutes"]
-    return _table(head, rows)
+        cells = f"{pixels.value:.5f}", gap, _text(features), _minutes(runs, row)
+        done[row] = cells
+    titles = ("error of pixels", f"minus {study.base}", "of features", "minutes")
+    return Table(("model",), titles, done)
 
 
-def anomaly_table(study: Study, runs: Path) -> str:
-    """The table of areas under the ROC curve."""
-    rows = []
+def anomaly_table(study: Study, runs: Path) -> Table:
+    """Areas under the ROC curve."""
+    done = {}
     for row in study.rows:
         run_dir = runs / row.name
         error = _found(run_dir, "auroc_reconstruction_error")
@@ -146,9 +216,10 @@ def anomaly_table(study: Study, runs: Path) -> str:
             run_dir, "auroc_log_prob"
         )
         if error is not None:
-            cells = map(_with_error, (likelihood, error))
-            rows.append([row.model, *cells, _minutes(runs, row)])
-    return _table(["model", "likelihood", "error of reconstruction", "minutes"], rows)
+            areas = map(_with_error, (likelihood, error))
+            done[row] = (*areas, _minutes(runs, row))
+    titles = ("likelihood", "error of reconstruction", "minutes")
+    return Table(("model",), titles, done)
 
 
 def _with_error(record: Record | None) -> str:
@@ -166,28 +237,18 @@ _INSPECTED = {
 }
 
 
-def inspection_table(study: Study, runs: Path) -> str:
+def inspection_table(study: Study, runs: Path) -> Table:
     """What `--inspect` and the distances say of the rows that have it."""
-    rows = []
-    for row in sorted(study.rows, key=lambda row: row.latent_dim):
-        values: dict[str, str] = {}
+    done = {}
+    for row in study.rows:
+        values = dict.fromkeys(_INSPECTED, "")
         for title, names in _INSPECTED.items():
             for name in (names,) if isinstance(names, str) else names:
                 if (record := _found(runs / row.name, name)) is not None:
                     values[title] = f"{record.value:.3g}"
-        if values:
-            facts = [row.model, str(row.latent_dim), row.learning_rate, str(row.seed)]
-            rows.append((facts, values))
-    titles = [title for title in _INSPECTED if any(title in v for _, v in rows)]
-    head = ["model", "d", "learning rate", "seed", *titles]
-    cells = [[*facts, *(values.get(t, "") for t in titles)] for facts, values in rows]
-    return _table(head, cells)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """Lines of Markdown; "" without rows."""
-    lines = [head, ["---"] * len(head), *rows] if rows else []
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        if any(values.values()):
+            done[row] = tuple(values.values())
+    return Table(_RUN, tuple(_INSPECTED), done)
 
 
 def _base_of(study: Study, row: Row) -> Row:

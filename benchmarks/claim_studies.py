@@ -161,6 +161,12 @@ _OF_FACES = ("--networks", "conv", "--batch-size", "64")
 
 _SHORT_OF_FACES = (*_OF_FACES, "--iterations", "2000")
 
+_INSPECTION_OF_FACES = (
+    *("--inspect", "--temperature", "0.85", "--frechet", "classifier"),
+    # Faces have no labels.
+    *("--classifier-dataset", "tiny_imagenet32"),
+)
+
 
 def _variant(
     dataset: str, latent_dim: int, name: str, select: tuple[str, ...] = _MARGINAL
@@ -220,10 +226,9 @@ STUDIES = {
                 (2, _VAE, 3),
                 *((32, model + DEPENDENT, 3) for model in (_NOISE, _VAE)),
                 *((2, model + DEPENDENT, 3) for model in (_NOISE, _VAE)),
+                *((d, m, 4) for d in (2, 32) for m in (_VAE, _AEF)),
+                *((d, _CENTER, 4) for d in (2, 32)),
                 (2, _AEF, 3),
-                (32, _CENTER, 3),
-                (2, _CENTER, 3),
-                *((d, m, 4) for d in (32, 2) for m in (_NOISE, _VAE, _AEF)),
             )
         ),
         base=_VAE,
@@ -259,11 +264,7 @@ STUDIES = {
             *("--picture-interval", "5000"),
         ),
         evaluation=("--num-images", "300"),
-        inspection=(
-            *("--inspect", "--temperature", "0.85", "--frechet", "classifier"),
-            # Faces have no labels.
-            *("--classifier-dataset", "tiny_imagenet32"),
-        ),
+        inspection=_INSPECTION_OF_FACES,
         rows=(
             *(
                 _of_model("celeba10k32", 256, model, 3)
@@ -278,6 +279,26 @@ STUDIES = {
             _of_model("celeba10k32", 8, _PLAIN, 3),
             _of_model("celeba10k32", 256, _VAE + DEPENDENT, 3),
             *(_of_model("celeba10k32", d, _NOISE, 3) for d in (64, 8)),
+            *(
+                _of_model("celeba10k32", d, model + DEPENDENT, seed)
+                for d, seed in ((64, 3), (8, 3), (256, 4))
+                for model in (_VAE, _AEF)
+            ),
+        ),
+        base=_VAE,
+    ),
+    # A step of these costs ten times as much as one of the small networks.
+    "faces-residual": Study(
+        options=(
+            *(*_SCHEDULE, *_LONG, "--networks", "residual", "--width", "32"),
+            *("--batch-size", "64", "--iterations", "2000"),
+            *("--picture-interval", "5000"),
+        ),
+        evaluation=("--num-images", "300"),
+        inspection=_INSPECTION_OF_FACES,
+        rows=tuple(
+            _of_model("celeba10k32", 64, model, 3, "1e-3", select=())
+            for model in (_VAE, _AEF)
         ),
         base=_VAE,
     ),
