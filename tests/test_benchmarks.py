@@ -110,7 +110,7 @@ def test_every_run_of_the_study_is_one_that_the_command_line_takes(benchmark, tm
             assert (config.latent_dim, config.seed) == (row.latent_dim, row.seed)
 
 
-def test_the_study_of_anomalies_shows_areas_of_the_newest_evaluation(
+def test_the_study_keeps_what_other_machines_ran_and_shows_the_newest_evaluation(
     benchmark, tmp_path, monkeypatch
 ):
     claim = benchmark("claim")
@@ -126,11 +126,24 @@ def test_the_study_of_anomalies_shows_areas_of_the_newest_evaluation(
         append_records(run_dir, records)
     page = tmp_path / "page.md"
     marks = ("<!-- benchmarks/claim.py fashion-anomalies -->", "<!-- end of fashion")
-    page.write_text(f"before\n{marks[0]}\nold\n{marks[1]}-anomalies -->\nafter\n")
+    former = [
+        "| model | error of reconstruction | likelihood | minutes |",
+        "| --- | --- | --- | --- |",
+        "| AEF (center) | 0.8 | 0.7 | old |",
+        "| no model of the study | 0.8 | 0.7 | gone |",
+        "| AEF (random) | 0.6 | 0.5 | kept |",
+    ]
+    lines = ["before", marks[0], "", *former, "", f"{marks[1]}-anomalies -->", "after"]
+    page.write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(claim, "_DOCS", page)
     claim.write_table("fashion-anomalies", tmp_path)
     text = page.read_text()
-    assert "| AEF (center) | 0.250 ± 0.010 | 0.250 ± 0.010 | 0 |" in text
+    rows = [line for line in text.splitlines() if line.startswith("| AEF")]
+    assert rows == [
+        "| AEF (center) | 0.250 ± 0.010 | 0.250 ± 0.010 | 0 |",
+        "| AEF (random) | 0.5 | 0.6 | kept |",
+    ]
     assert "old" not in text
+    assert "gone" not in text
     assert text.startswith("before")
     assert text.endswith("after\n")
