@@ -1,5 +1,7 @@
 """Networks of users behave as in Keras: mode, statistics, noise, losses, dtypes."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tensorflow_probability import bijectors as tfb
 from aef_tfp import flows
 from aef_tfp.engine.forward import run_layers
 from aef_tfp.engine.noise import stateless_seed
+from aef_tfp.export import export_saved_model
 from aef_tfp.flows.checks import bijector_of
 from aef_tfp.models import IWAE, VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 
@@ -998,3 +1001,74 @@ def test_losses_that_are_no_scalars_are_summed():
     logs = model.fit(VECTORS, batch_size=64, verbose=0).history
     # Standardized: the mean square of each of six entries is 1.
     np.testing.assert_allclose(logs["regularization_loss"], [6.0], rtol=1e-4)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Counting(layers.Layer):
+    """Metrics of its own: examples, steps, and something with many thresholds."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.examples = keras.metrics.Sum(name="examples")
+        # The name of a log of ours.
+        self.largest = keras.metrics.Mean(name="loss")
+        self.areas = keras.metrics.AUC(num_thresholds=3, name="areas")
+
+    def call(self, x):
+        first = keras.ops.cast(x[:, 0], "float32")
+        self.examples.update_state(keras.ops.ones_like(first))
+        self.largest.update_state(keras.ops.where(keras.ops.isnan(first), 1e9, 7.0))
+        self.areas.update_state(keras.ops.cast(first > 0, "float32"), 0.0 * first)
+        return x
+
+
+def counting_model():
+    encoder = keras.Sequential([keras.Input((6,)), Counting(name="counting")])
+    return Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+
+
+@pytest.mark.parametrize(("replicas", "jit_compile"), [(1, True), (2, False)])
+def test_metrics_of_layers_are_logged_and_begin_anew_with_each_epoch(
+    replicas, jit_compile, mirrored
+):
+    strategy = mirrored if replicas == 2 else tf.distribute.get_strategy()
+    with strategy.scope():
+        model = counting_model()
+        model.compile(keras.optimizers.SGD(0.0), jit_compile=jit_compile)
+    history = model.fit(
+        batches(VECTORS[:40], 16),
+        validation_data=batches(VECTORS[40:], 16),
+        epochs=2,
+        verbose=0,
+    ).history
+    assert history["examples"] == [40, 40]
+    assert history["val_examples"] == [24, 24]
+    assert history["loss_1"] == history["val_loss_1"] == [7, 7]
+    assert history["loss"][0] < 7
+    assert model.evaluate(batches(VECTORS), verbose=0, return_dict=True)["areas"] == 0.5
+    assert [m.name for m in model.metrics].count("examples") == 1
+    # A checkpoint within an epoch.
+    progress = model.get_progress()
+    model.reset_metrics()
+    model.set_progress(json.loads(json.dumps(progress)))
+    assert model.get_progress() == progress
+    assert model.get_metrics_result()["examples"] == 64
+
+
+def test_metrics_of_layers_know_nothing_of_a_skipped_step():
+    model = counting_model()
+    model.compile(keras.optimizers.SGD(1e38), jit_compile=False)
+    model.adapt(VECTORS)
+    history = model.fit(batches(VECTORS, 16), epochs=1, verbose=0).history
+    skipped = history["skipped_updates"][0]
+    assert 0 < skipped < 4
+    assert history["examples"] == [64 - 16 * skipped]
+
+
+def test_a_model_with_metrics_in_its_layers_is_exported(tmp_path):
+    model = counting_model()
+    model.adapt(VECTORS)
+    export_saved_model(model, tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    codes = next(iter(loaded.encode(VECTORS).values()))
+    np.testing.assert_allclose(codes, model.encode(VECTORS), rtol=1e-5)

@@ -131,8 +131,10 @@ class Steps(_Mixed):
             # The optimizer takes NaN for a scale that is too high.
             factor = tf.where(finite, factor, np.nan)
         self._update_train_metrics(layers, norm, finite)
-        self._traced.assigned = [variable for variable, _ in layers.updates]
-        values = agreed([value for _, value in layers.updates], share)
+        metrics = self._variables_of_metrics
+        updates = [(v, value) for v, value in layers.updates if id(v) not in metrics]
+        self._traced.assigned = [variable for variable, _ in updates]
+        values = agreed([value for _, value in updates], share)
         return gradients, (norm, factor), finite, values
 
     @property
@@ -157,7 +159,11 @@ class Steps(_Mixed):
         return layers
 
     def _update_objective_metrics(self, layers: Pass, finite: Any = True):
-        # A skipped step has no say in the means.
+        # A skipped step has no say in the means, those of layers included.
+        metrics = self._variables_of_metrics
+        for variable, value in layers.updates:
+            if id(variable) in metrics:
+                variable.assign(tf.where(finite, value, variable.value))
         objective = layers.result
         counted = tf.cast(finite, objective.dtype)
         self._objective_metric.update_state(
@@ -172,6 +178,10 @@ class Steps(_Mixed):
         self._regularization_metric.update_state(
             tf.where(finite, value, tf.zeros_like(value)), sample_weight=size * counted
         )
+
+    @property
+    def _variables_of_metrics(self) -> set[int]:
+        return {id(variable) for variable in self.metrics_variables}
 
     def _update_train_metrics(self, layers, norm, finite):
         replicas = self.distribute_strategy.num_replicas_in_sync

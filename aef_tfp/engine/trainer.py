@@ -7,6 +7,7 @@ callbacks, history) remains Keras's.
 """
 
 import contextlib
+import itertools
 import types
 import warnings
 import weakref
@@ -37,6 +38,9 @@ __all__ = ["LikelihoodTrainer"]
 
 # Attributes that steps read as constants when they are traced.
 _IN_STEPS = ("seed", "noise_std", "denoising_target", "num_importance_samples")
+
+# Of training and of evaluation, in every model.
+_NAMES_OF_LOGS = ("loss", "regularization_loss", "gradient_norm", "skipped_updates")
 
 
 class LikelihoodTrainer(Steps, keras.Model):
@@ -203,14 +207,26 @@ class LikelihoodTrainer(Steps, keras.Model):
 
     @property
     def metrics(self):
-        """All trackers; `fit` resets them at each epoch."""
+        """All trackers, those of layers last; `fit` resets them at each epoch."""
         return [
             self._objective_metric,
             self._regularization_metric,
             self._gradient_norm_metric,
             self._skipped_metric,
             self._test_step_metric,
+            *self._metrics_of_layers,
         ]
+
+    @property
+    def _metrics_of_layers(self) -> list[keras.metrics.Metric]:
+        # As in Keras, whose models have metrics for a training of their own.
+        found = {
+            id(metric): metric
+            for layer in self._flatten_layers(include_self=False)
+            if not isinstance(layer, keras.Model)
+            for metric in layer.metrics
+        }
+        return list(found.values())
 
     def reset_metrics(self):
         """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
@@ -219,12 +235,31 @@ class LikelihoodTrainer(Steps, keras.Model):
         self._have_data_come = False
 
     def get_metrics_result(self):
-        """Returns the training metrics under the names that logs carry."""
-        return {
-            **self._objective_result(),
-            "gradient_norm": self._gradient_norm_metric.result(),
-            "skipped_updates": self._skipped_metric.result(),
-        }
+        """Returns the training metrics under the names that logs carry.
+
+        The metrics of layers have their own names, with a number where one is taken.
+        """
+        return self._with_layers(
+            {
+                **self._objective_result(),
+                "gradient_norm": self._gradient_norm_metric.result(),
+                "skipped_updates": self._skipped_metric.result(),
+            }
+        )
+
+    def _test_result(self):
+        return self._with_layers(self._objective_result())
+
+    def _with_layers(self, logs):
+        own = {*logs, *_NAMES_OF_LOGS}
+        others: dict[str, Any] = {}
+        for metric in self._metrics_of_layers:
+            result = metric.result()
+            several = result if isinstance(result, dict) else {metric.name: result}
+            for name, value in several.items():
+                names = (f"{name}_{n}" if n else name for n in itertools.count())
+                others[next(n for n in names if n not in {*own, *others})] = value
+        return {**logs, **others}
 
     def _objective_result(self):
         loss = self._objective_metric.result()
@@ -243,14 +278,16 @@ class LikelihoodTrainer(Steps, keras.Model):
         """Whether the last execution of training steps skipped every update."""
         return self._skips_in_a_row > 0
 
-    def get_progress(self) -> list[float]:
+    def get_progress(self) -> list[Any]:
         """Returns the sums and counts of an epoch under way, as JSON takes them.
 
         Under a strategy of several workers all of them have to call it.
         """
-        return [float(tf.convert_to_tensor(v)) for v in self.metrics_variables]
+        return [
+            tf.convert_to_tensor(v).numpy().tolist() for v in self.metrics_variables
+        ]
 
-    def set_progress(self, progress: list[float]) -> None:
+    def set_progress(self, progress: list[Any]) -> None:
         """Goes on with an epoch that `get_progress` was called in."""
         for variable, value in zip(self.metrics_variables, progress, strict=True):
             variable.assign(value)
@@ -311,7 +348,7 @@ class LikelihoodTrainer(Steps, keras.Model):
         def run_step(data):
             self.distribute_strategy.run(step, args=(data,))
 
-        self.test_function = self._looped(run_step, self._objective_result)
+        self.test_function = self._looped(run_step, self._test_result)
 
     def _looped(self, run_step, result, check=None):
         """Returns a function that runs the next `steps_per_execution` batches.

@@ -114,7 +114,9 @@ def _module_of(model: EventModel) -> tuple[tf.Module, dict[str, Any]]:
     Without the Keras objects: tracked as such, each weight would be stored twice.
     """
     module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
+    # Functions hold what layers count, too, whether anybody reads it.
+    kept = (*model.variables, *model.metrics_variables)
+    module.weights = [variable.value for variable in kept]
     by_method: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints_of(model):
         by_method.setdefault(endpoint.method, []).append(endpoint)
