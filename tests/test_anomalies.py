@@ -88,9 +88,14 @@ def test_all_images_of_a_folder_are_made_like_the_runs(tmp_path, rng):
     for i in range(6):
         picture = rng.integers(0, 256, [12, 16, 3], np.uint8)
         save_png(tmp_path / f"{i}.png", picture)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
     part = Split(np.zeros([4, 8, 8, 1], np.uint8))
     facts = dataclasses.replace(dataset_info("folder"), image_shape=(8, 8, 1))
     own = Splits(part, part, part, facts)
-    what, images = load_anomalies(str(tmp_path), get_preset("folder-vae-8"), own)
+    run = dataclasses.replace(get_preset("folder-vae-8"), skip_unreadable=True)
+    what, images, notes = load_anomalies(str(tmp_path), run, own)
     assert images.shape == (6, 8, 8, 1)
     assert what == f"images of {tmp_path.name}"
+    # Nothing is left out unsaid; splits are not drawn.
+    assert any("broken.png" in note for note in notes)
+    assert not any("training" in note for note in notes)

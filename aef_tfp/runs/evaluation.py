@@ -103,8 +103,10 @@ def evaluate_run(
     # First, for a missing file is better reported before the long part.
     anomalies = None
     if config.anomalies is not None:
-        kind, others = load_anomalies(config.anomalies, run, splits, **where)
-        anomalies = others[: config.num_images]
+        others = load_anomalies(config.anomalies, run, splits, **where)
+        anomalies = others.images[: config.num_images]
+        if verbose:
+            print("".join(f"anomalies: {note}\n" for note in others.notes), end="")
     features = _feature_model(config, run, splits, where, verbose)
     unkept: list[str] = []
     if model.estimates and config.proposal == "encoder":
@@ -132,7 +134,7 @@ def evaluate_run(
             of_others += reconstruction_records(
                 model, anomalies, verbose=verbose, **facts
             )
-        records += metrics.anomaly_records(records, of_others, against=kind)
+        records += metrics.anomaly_records(records, of_others, against=others.what)
     if is_denoiser(model):
         end = f"-{config.split}"
         seed = config.seed

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,15 @@ from aef_tfp.data import Splits, load_splits
 from aef_tfp.data.registry import DATASETS
 from aef_tfp.runs.config import RunSettings
 
-__all__ = ["load_anomalies", "load_labelled"]
+__all__ = ["Others", "load_anomalies", "load_labelled"]
+
+
+class Others(NamedTuple):
+    """Images of another kind: what they are, in words, and what to know of them."""
+
+    what: str
+    images: np.ndarray
+    notes: list[str]
 
 
 def load_anomalies(
@@ -20,7 +28,7 @@ def load_anomalies(
     *,
     data_dir: Path | None = None,
     download: bool = False,
-) -> tuple[str, np.ndarray]:
+) -> Others:
     """Loads images that are like a run's in form, and are none of its kind.
 
     Args:
@@ -31,9 +39,6 @@ def load_anomalies(
         data_dir: Where the run's images are: data sets of TFDS are looked for there,
             too, unless the run's own images are something else.
         download: Whether TFDS may download the data set.
-
-    Returns:
-        What they are, in words, and the images.
 
     Raises:
         FileNotFoundError: If there are no such images.
@@ -62,7 +67,9 @@ def load_anomalies(
         parts = (found.train, found.validation, found.test)
         images = np.concatenate([part.images for part in parts])
     _check_form("anomalies", name, found, splits)
-    return what, images
+    # Into what splits they would be drawn does not matter here.
+    notes = [note for note in found.notes if not note.startswith("splits ")]
+    return Others(what, images, notes)
 
 
 def load_labelled(
