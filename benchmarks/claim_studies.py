@@ -145,6 +145,7 @@ def _denoising(
                 (_AEF, "aef-linear", fixed),
                 (_VAE, "vae", fixed),
                 (_AUTOENCODER, "autoencoder", ()),
+                (_NOISE, "aef-linear", (*fixed, "--expansion-noise", "0.2")),
                 (_CLEAN_AEF, "aef-linear", (*fixed, *clean)),
                 (_CLEAN_VAE, "vae", (*fixed, *clean)),
             )
