@@ -497,15 +497,81 @@ def test_a_network_of_two_models_gets_a_warning():
     del first
 
 
-@pytest.mark.parametrize("last", ["sigmoid", "tanh"])
-def test_a_bounded_decoder_of_logits_gets_a_warning(last):
-    layers = keras.layers
-    decoder = keras.Sequential([layers.Dense(16, last), layers.Reshape((4, 4, 1))])
-    networks = {"encoder": "dense", "decoder": decoder}
+def bounded_by_operation():
+    z = keras.Input((2,))
+    x = keras.layers.Dense(16)(z)
+    return keras.Model(z, keras.ops.reshape(keras.ops.sigmoid(x), (-1, 4, 4, 1)))
+
+
+def bounded_location():
+    z = keras.Input((2,))
+    loc, raw = (keras.layers.Dense(16)(z) for _ in range(2))
+    shape = keras.layers.Reshape((4, 4, 1))
+    return keras.Model(z, (shape(keras.ops.tanh(loc)), shape(keras.ops.softplus(raw))))
+
+
+@pytest.mark.parametrize(
+    ("last", "decoder"),
+    [
+        ("sigmoid", lambda: [keras.layers.Dense(16, "sigmoid")]),
+        ("tanh", lambda: [keras.layers.Dense(16, "tanh")]),
+        ("relu", lambda: [keras.layers.Dense(16), keras.layers.ReLU()]),
+        (
+            "sigmoid",
+            lambda: [keras.layers.Dense(16, "sigmoid"), keras.layers.Rescaling(255.0)],
+        ),
+        ("sigmoid", bounded_by_operation),
+        ("tanh", bounded_location),
+    ],
+)
+def test_a_bounded_decoder_of_logits_gets_a_warning(last, decoder):
+    network = decoder()
+    if isinstance(network, list):
+        network = keras.Sequential([*network, keras.layers.Reshape((4, 4, 1))])
+    arguments = {"core_flow": "none", "prior_flow": "none", "encoder": "dense"}
     with pytest.warns(UserWarning, match=f"ends in {last}, but it predicts logits"):
-        PartitionedAEF((4, 4, 1), 2, core_flow="none", prior_flow="none", **networks)
-    real = keras.models.clone_model(decoder)
+        PartitionedAEF((4, 4, 1), 2, decoder=network, **arguments)
+    real = keras.models.clone_model(network)
     Autoencoder((4, 4, 1), 2, encoder="dense", decoder=real, logit_lambda=None)
+
+
+def dividing(divide):
+    image = keras.Input((4, 4, 1))
+    return keras.Model(image, divide(image))
+
+
+@pytest.mark.parametrize(
+    ("first", "divisor"),
+    [
+        (lambda: keras.layers.Rescaling(1 / 127.5, offset=-1.0), "127.5"),
+        (lambda: keras.layers.Normalization(mean=33.0, variance=6400.0), "80"),
+        (lambda: dividing(lambda x: keras.ops.cast(x, "float32") / 255), "255"),
+        (lambda: dividing(lambda x: (x - 127.5) * 0.01), "100"),
+    ],
+)
+def test_an_encoder_for_pixels_gets_a_warning(first, divisor):
+    layers = keras.layers
+    inner = keras.Sequential([first(), layers.Conv2D(2, 3, name="conv")])
+    encoder = keras.Sequential([layers.Reshape((4, 4, 1)), inner, layers.Flatten()])
+    with pytest.warns(UserWarning, match=f"divides by {divisor}, but it gets logits"):
+        Autoencoder((4, 4, 1), 2, encoder=encoder, decoder="dense")
+    real = keras.models.clone_model(encoder)
+    Autoencoder((4, 4, 1), 2, encoder=real, decoder="dense", logit_lambda=None)
+
+
+def test_networks_that_are_for_logits_get_no_warning():
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [layers.Rescaling(0.5), layers.Flatten(), layers.Dense(4, "relu")]
+    )
+    z = keras.Input((2,))
+    flat = layers.Dense(16)(layers.Dense(16, "relu")(z))
+    scale = layers.Dense(16, "softplus")(z)
+    shape = layers.Reshape((4, 4, 1))
+    decoder = keras.Model(z, (shape(flat), shape(scale)))
+    # A warning would be an error.
+    Autoencoder((4, 4, 1), 2, encoder=encoder, decoder="dense")
+    PartitionedAEF((4, 4, 1), 2, encoder="dense", decoder=decoder)
 
 
 @pytest.mark.parametrize(

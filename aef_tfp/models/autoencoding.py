@@ -21,7 +21,11 @@ from aef_tfp.networks import (
     get_decoder,
     get_encoder,
 )
-from aef_tfp.networks.advice import warn_if_bounded, warn_if_shared
+from aef_tfp.networks.advice import (
+    warn_if_bounded,
+    warn_if_for_pixels,
+    warn_if_shared,
+)
 from aef_tfp.networks.batching import events_per_pass, in_passes, passes
 from aef_tfp.networks.mode import training_mode
 
@@ -92,7 +96,8 @@ class Autoencoding(Mixin):
         )
         for role in ("encoder", "decoder"):
             warn_if_shared(role, getattr(self, role).network, self)
-        if self.events.logit_lambda is not None and self.decoder.scale != "own":
+        if self.events.logit_lambda is not None:
+            warn_if_for_pixels(self.encoder.network)
             warn_if_bounded(self.decoder.network)
 
     def _parts(self):

@@ -5,26 +5,38 @@ import weakref
 from typing import Any
 
 import keras
+import numpy as np
 
 __all__ = [
     "refuse_half_precision",
     "refuse_shared",
     "warn_if_bounded",
+    "warn_if_for_pixels",
     "warn_if_shared",
 ]
 
 # The model that each network belongs to.
 _owners: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
-_BOUNDED = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softmax", "relu6")
+# Activations whose values have a bound, at least on one side; of layers and operations,
+# the names of their classes.
+_BOUNDED = {
+    *("sigmoid", "hard_sigmoid", "hardsigmoid", "tanh", "hard_tanh", "hardtanh"),
+    *("softmax", "relu", "relu6", "softplus", "exponential", "exp", "clip"),
+}
 
-# Layers that leave the range of their input as it is.
+# Layers that leave a bound where it is, or move it.
 _RESHAPING = (
     keras.layers.Reshape,
     keras.layers.Flatten,
     keras.layers.Permute,
     keras.layers.Cropping2D,
+    keras.layers.Rescaling,
 )
+
+# What an encoder's inputs become all but equal by; pixels of 0 to 255 are divided by
+# their spread, some 70, or by 127.5 or 255.
+_MUCH = 20.0
 
 
 def refuse_half_precision(role: str, network: Any) -> None:
@@ -89,15 +101,12 @@ def warn_if_bounded(network: Any) -> None:
     """Warns if a decoder's location of logits ends in a bounded activation.
 
     Args:
-        network: Keras layer or model from latents to the location of events.
+        network: Keras layer or model from latents to the location of events, or to
+            location and scale.
     """
-    layer = network
-    while getattr(layer, "layers", None):
-        layer = next(
-            (one for one in reversed(layer.layers) if not isinstance(one, _RESHAPING)),
-            None,
-        )
-    name = getattr(getattr(layer, "activation", None), "__name__", "")
+    last = _last(network)
+    activation = getattr(last, "activation", None)
+    name = getattr(activation, "__name__", type(last).__name__.lower())
     if name in _BOUNDED:
         warnings.warn(
             f"The decoder ends in {name}, but it predicts logits of pixels, which have "
@@ -105,3 +114,80 @@ def warn_if_bounded(network: Any) -> None:
             "layer, activation=None.",
             stacklevel=4,
         )
+
+
+def warn_if_for_pixels(network: Any) -> None:
+    """Warns if an encoder begins by dividing its inputs as if they were pixels.
+
+    Args:
+        network: Keras layer or model of preprocessed events.
+    """
+    first = network
+    while parts := _parts_of(first):
+        first = next((part for part in parts if not _moves(part)), None)
+    divisor = _divisor(first)
+    if divisor > _MUCH:
+        what = f"{type(first).__name__} {first.name!r}"
+        warnings.warn(
+            f"The encoder begins with {what}, which divides by {divisor:.4g}, but it "
+            "gets logits of pixels that are normalized already, to mean 0 and "
+            "deviation 1, and would see next to nothing; leave it out "
+            "(include_preprocessing=False in keras.applications).",
+            stacklevel=4,
+        )
+
+
+def _moves(part: Any) -> bool:
+    """Whether a part of a network does no more than place and shift its input."""
+    if isinstance(part, keras.layers.Rescaling):
+        return False
+    shifts = type(part).__name__ in ("Add", "Subtract") and _constant(part) is not None
+    casts = type(part).__name__ in ("Cast", "Reshape")
+    return shifts or casts or isinstance(part, (keras.layers.InputLayer, *_RESHAPING))
+
+
+def _divisor(part: Any) -> float:
+    """What a part divides by, the least of all channels; 1 if it does not divide."""
+    constant = _constant(part)
+    if isinstance(part, keras.layers.Rescaling):
+        factor = np.asarray(part.scale, np.float64)
+    elif isinstance(part, keras.layers.Normalization):
+        factor = keras.ops.convert_to_numpy(part.variance) ** -0.5
+    elif type(part).__name__ == "Multiply" and constant is not None:
+        factor = np.asarray(constant)
+    elif type(part).__name__ in ("Divide", "TrueDivide") and constant:
+        factor = 1.0 / np.asarray(constant)
+    else:
+        return 1.0
+    return 1.0 / float(np.maximum(np.abs(factor).max(), 1e-30))
+
+
+def _constant(part: Any) -> float | None:
+    """The number that an operation of a functional model combines its input with."""
+    nodes = getattr(part, "_inbound_nodes", None) or []
+    numbers = [
+        argument
+        for node in nodes[:1]
+        for argument in node.arguments.args
+        if isinstance(argument, (int, float))
+    ]
+    return numbers[0] if numbers else None
+
+
+def _last(network: Any) -> Any:
+    """What the first output comes out of, but for what leaves a bound."""
+    outputs = getattr(network, "outputs", None)
+    if outputs:
+        last, node, _ = outputs[0]._keras_history
+        while isinstance(last, _RESHAPING) or type(last).__name__ == "Reshape":
+            (before, *_) = last._inbound_nodes[node].input_tensors
+            last, node, _ = before._keras_history
+    else:
+        parts = reversed(_parts_of(network))
+        last = next((one for one in parts if not isinstance(one, _RESHAPING)), None)
+    return _last(last) if _parts_of(last) else last
+
+
+def _parts_of(network: Any) -> list[Any]:
+    """Layers, and operations without one, as they follow each other."""
+    return getattr(network, "operations", None) or getattr(network, "layers", [])
