@@ -944,65 +944,6 @@ class Looped(layers.Layer):
         return keras.ops.map(lambda row: self.dropout(row, training=training), x)
 
 
-def test_noise_inside_a_loop_of_the_graph_is_refused():
-    encoder = keras.Sequential([keras.Input((6,)), Looped()])
-    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
-    model.compile("sgd", jit_compile=False)
-    with pytest.raises(ValueError, match="inside a loop or branch of a graph"):
-        model.fit(VECTORS, verbose=0)
-
-
-SHARED = layers.Dense(2, name="twice")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            lambda: {
-                "prior_flow": Coupling(
-                    layers.Activation("tanh", activity_regularizer="l2")
-                )
-            },
-            "has layers that add losses",
-        ),
-        (
-            lambda: {
-                "prior_flow": Coupling(layers.SpectralNormalization(layers.Dense(8)))
-            },
-            "has layers that assign weights",
-        ),
-        (
-            lambda: {
-                "encoder": keras.Sequential([keras.Input((2,)), SHARED, SHARED]),
-                "expansion": SHARED,
-            },
-            "'twice' is in both encoder and expansion",
-        ),
-    ],
-)
-def test_layers_that_would_count_twice_are_refused(arguments, message):
-    shape, d = ((6,), 4) if "prior_flow" in arguments() else ((2,), 2)
-    networks = {"encoder": "dense", "decoder": "dense", **NO_FLOWS, **arguments()}
-    with pytest.raises(ValueError, match=message) as error:
-        ExpandedAEF(shape, d, **networks)
-    assert "\n" not in str(error.value)
-
-
-def test_losses_that_are_no_scalars_are_summed():
-    class Each(layers.Layer):
-        def call(self, x):
-            self.add_loss(keras.ops.mean(x**2, axis=0))
-            return x
-
-    encoder = keras.Sequential([keras.Input((6,)), Each()])
-    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
-    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
-    logs = model.fit(VECTORS, batch_size=64, verbose=0).history
-    # Standardized: the mean square of each of six entries is 1.
-    np.testing.assert_allclose(logs["regularization_loss"], [6.0], rtol=1e-4)
-
-
 @keras.saving.register_keras_serializable("tests")
 class Counting(layers.Layer):
     """Metrics of its own: examples, steps, and something with many thresholds."""
@@ -1072,3 +1013,143 @@ def test_a_model_with_metrics_in_its_layers_is_exported(tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     codes = next(iter(loaded.encode(VECTORS).values()))
     np.testing.assert_allclose(codes, model.encode(VECTORS), rtol=1e-5)
+
+
+def test_noise_inside_a_loop_of_the_graph_is_refused():
+    encoder = keras.Sequential([keras.Input((6,)), Looped()])
+    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+    model.compile("sgd", jit_compile=False)
+    with pytest.raises(ValueError, match="inside a loop or branch of a graph"):
+        model.fit(VECTORS, verbose=0)
+
+
+SHARED = layers.Dense(2, name="twice")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            lambda: {
+                "prior_flow": Coupling(
+                    layers.Activation("tanh", activity_regularizer="l2")
+                )
+            },
+            "has layers that add losses",
+        ),
+        (
+            lambda: {
+                "prior_flow": Coupling(layers.SpectralNormalization(layers.Dense(8)))
+            },
+            "has layers that assign weights",
+        ),
+        (
+            lambda: {
+                "encoder": keras.Sequential([keras.Input((2,)), SHARED, SHARED]),
+                "expansion": SHARED,
+            },
+            "'twice' is in both encoder and expansion",
+        ),
+    ],
+)
+def test_layers_that_would_count_twice_are_refused(arguments, message):
+    shape, d = ((6,), 4) if "prior_flow" in arguments() else ((2,), 2)
+    networks = {"encoder": "dense", "decoder": "dense", **NO_FLOWS, **arguments()}
+    with pytest.raises(ValueError, match=message) as error:
+        ExpandedAEF(shape, d, **networks)
+    assert "\n" not in str(error.value)
+
+
+def test_losses_that_are_no_scalars_are_summed():
+    class Each(layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.mean(x**2, axis=0))
+            return x
+
+    encoder = keras.Sequential([keras.Input((6,)), Each()])
+    model = Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    logs = model.fit(VECTORS, batch_size=64, verbose=0).history
+    # Standardized: the mean square of each of six entries is 1.
+    np.testing.assert_allclose(logs["regularization_loss"], [6.0], rtol=1e-4)
+
+
+class Sampling(layers.Layer):
+    """Draws latents, as the encoders of VAEs end."""
+
+    def call(self, inputs):
+        return inputs + 0.1 * keras.random.normal(keras.ops.shape(inputs))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Steady(layers.Layer):
+    """A user's layer that may draw, as far as anybody knows, and does not."""
+
+    def call(self, inputs):
+        return 2.0 * inputs
+
+
+def sampled(x):
+    return x + keras.random.normal(keras.ops.shape(x))
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder", "expansion"])
+@pytest.mark.parametrize(
+    "noise",
+    [Sampling, lambda: layers.Lambda(sampled, output_shape=lambda shape: shape)],
+)
+def test_a_network_that_draws_out_of_training_is_refused(role, noise):
+    inputs = keras.Input((2,) if role == "decoder" else (6,))
+    hidden = layers.Dense(6 if role == "decoder" else 2)(inputs)
+    networks = {"encoder": "dense", "decoder": "dense"}
+    networks[role] = keras.Model(inputs, noise()(hidden))
+    with pytest.raises(ValueError, match=f"^The {role} draws noise out of") as error:
+        ExpandedAEF((6,), 2, **NO_FLOWS, **networks)
+    assert "\n" not in str(error.value)
+
+
+def test_noise_in_training_and_layers_of_the_user_are_no_reason_to_refuse():
+    encoder = keras.Sequential(
+        [
+            keras.Input((6,)),
+            Steady(),
+            layers.GaussianNoise(0.5),
+            layers.Dense(4),
+            layers.Dropout(0.5),
+        ]
+    )
+    Autoencoder((6,), 2, encoder=encoder, decoder="dense")
+
+
+class Unfit(layers.Layer):
+    """Its inverse is another map than its forward direction undoes, or is random."""
+
+    def __init__(self, noise=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.noise = noise
+        self.shift = self.add_weight(name="shift", shape=(2,), initializer="zeros")
+
+    @property
+    def bijector(self):
+        shift = tf.convert_to_tensor(self.shift)
+        if self.noise:
+            return tfb.Shift(shift + self.noise * keras.random.normal((2,)))
+
+        def forward(x):
+            return x + shift + 1.0
+
+        return tfb.Inline(
+            forward_fn=forward,
+            inverse_fn=lambda y: y - shift,
+            inverse_log_det_jacobian_fn=lambda y: tf.zeros(tf.shape(y)[:-1]),
+            forward_min_event_ndims=1,
+        )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_flow_whose_directions_do_not_fit_is_refused(noise):
+    networks = {"encoder": "dense", "decoder": "dense", "core_flow": "none"}
+    prior_flow = flows.Stack([flows.ActNorm(2), Unfit(noise, name="unfit")])
+    with pytest.raises(ValueError, match="'unfit' does not invert itself") as error:
+        ExpandedAEF((6,), 2, prior_flow=prior_flow, **networks)
+    assert "\n" not in str(error.value)

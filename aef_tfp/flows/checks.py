@@ -15,13 +15,21 @@ from aef_tfp.networks.mode import layers_in_mode, run_in_mode
 __all__ = ["bijector_of", "check_flow_of_user", "is_of_user"]
 
 
+# Of the way there and back, for standard normal numbers in single precision.
+_LARGEST_ERROR = 1e-2
+
+
 def is_of_user(flow: keras.layers.Layer) -> bool:
     """Whether a flow, or one that it is made of, is none of this package's."""
+    return bool(_of_user_in(flow))
+
+
+def _of_user_in(flow: keras.layers.Layer) -> list[keras.layers.Layer]:
     if isinstance(flow, Stack):
-        return any(map(is_of_user, flow.flows))
+        return [part for one in flow.flows for part in _of_user_in(one)]
     if isinstance(flow, Inverted):
-        return is_of_user(flow.flow)
-    return not type(flow).__module__.startswith("aef_tfp.")
+        return _of_user_in(flow.flow)
+    return [] if type(flow).__module__.startswith("aef_tfp.") else [flow]
 
 
 def bijector_of(flow: keras.layers.Layer) -> tfb.Bijector:
@@ -46,12 +54,13 @@ def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:
         ValueError: If the bijector has variables that the layer does not own, which
             nothing would train or save, or does not depend on a weight of the layer
             (`tfb.Scale(self.w)` copies the value of a Keras variable), or the layer
-            computes in float16, or has layers that add losses or assign weights.
+            computes in float16, or has layers that add losses or assign weights, or
+            its two directions do not fit.
     """
     refuse_half_precision("flow", flow)
     if not is_of_user(flow):
         return
-    x = tf.zeros([2, event_size], flow.variable_dtype)
+    x = tf.random.stateless_normal([2, event_size], (0, 0), dtype=flow.variable_dtype)
     # The layer may make its weights at the first call.
     bijector_of(flow).inverse(x)
     _check_layers(flow, x)
@@ -79,6 +88,27 @@ def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:
             f"layer ({_listed(ignored)}), so that they would never be trained; let "
             "`bijector` be a property that reads them, since bijectors of TFP copy the "
             "value of a Keras variable."
+        )
+    for part in _of_user_in(flow):
+        _check_inverse(part, x)
+
+
+def _check_inverse(flow: keras.layers.Layer, x: tf.Tensor) -> None:
+    """Refuses a flow whose two directions do not fit, or that draws noise."""
+    z = bijector_of(flow).inverse(tf.identity(x))
+    try:
+        # By a new bijector: noise that one keeps, or TFP's cache, would fit.
+        back = bijector_of(flow).forward(tf.identity(z))
+    except NotImplementedError:
+        # It has a density, and no samples.
+        return
+    error = float(tf.reduce_max(tf.abs(back - x)))
+    if not error <= _LARGEST_ERROR:
+        raise ValueError(
+            f"The bijector of the flow {flow.name!r} does not invert itself: "
+            f"forward(inverse(x)) differs from x by up to {error:.3g} for standard "
+            "normal x, so that no density would be right; let its two directions fit "
+            "(over all real numbers), and let it draw no noise."
         )
 
 

@@ -22,6 +22,7 @@ from aef_tfp.networks import (
     get_encoder,
 )
 from aef_tfp.networks.advice import (
+    refuse_random,
     warn_if_bounded,
     warn_if_for_pixels,
     warn_if_shared,
@@ -94,7 +95,9 @@ class Autoencoding(Mixin):
             name="decoder",
             dtype=self.events.dtype,
         )
-        for role in ("encoder", "decoder"):
+        inputs = {"encoder": self.event_shape, "decoder": (self.latent_dim,)}
+        for role, input_shape in inputs.items():
+            refuse_random(role, getattr(self, role).network, input_shape)
             warn_if_shared(role, getattr(self, role).network, self)
         if self.events.logit_lambda is not None:
             warn_if_for_pixels(self.encoder.network)

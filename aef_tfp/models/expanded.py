@@ -14,7 +14,7 @@ from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.marginal import Marginal
 from aef_tfp.networks import EqualizedDense
-from aef_tfp.networks.advice import refuse_half_precision
+from aef_tfp.networks.advice import refuse_half_precision, refuse_random
 from aef_tfp.networks.batching import build_for_batches, in_passes
 from aef_tfp.networks.mode import call_network
 
@@ -178,6 +178,7 @@ class ExpandedAEF(Marginal, EventModel):
                 f"The expansion must return [batch, {self.latent_dim}], got "
                 f"[batch, {', '.join(map(str, output.shape[1:]))}]."
             )
+        refuse_random("expansion", self.expansion, self.event_shape)
         self._complete()
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 __all__ = [
     "refuse_half_precision",
+    "refuse_random",
     "refuse_shared",
     "warn_if_bounded",
     "warn_if_for_pixels",
@@ -56,6 +57,44 @@ def refuse_half_precision(role: str, network: Any) -> None:
                 "of pixels and their gradients overflow; build it with "
                 "'mixed_bfloat16' or 'float32'."
             )
+
+
+def refuse_random(role: str, network: Any, input_shape: tuple[int, ...]) -> None:
+    """Refuses a network that draws noise out of training, like the encoders of VAEs.
+
+    What a network says of an image must be the same each time, or a density is not that
+    of the image. Only networks that have layers that may draw are called.
+
+    Args:
+        role: What the message calls the network.
+        network: Keras layer or model.
+        input_shape: Of one example.
+
+    Raises:
+        ValueError: If two calls differ by more than rounding.
+    """
+    if not any(_may_draw(layer) for layer in network._flatten_layers()):
+        return
+    x = np.random.default_rng(0).normal(size=(2, *input_shape)).astype("float32")
+    once, again = (
+        [np.asarray(keras.ops.cast(y, "float64")) for y in keras.tree.flatten(outputs)]
+        for outputs in (network(x, training=False) for _ in range(2))
+    )
+    for a, b in zip(once, again, strict=True):
+        if np.abs(a - b).max(initial=0.0) > 1e-3 * np.abs(a).max(initial=0.0):
+            raise ValueError(
+                f"The {role} draws noise out of training: for the same input two calls "
+                f"differ by up to {np.abs(a - b).max():.3g}; leave out the layer that "
+                "samples, the model draws its noise itself (layers such as Dropout "
+                "draw in training only)."
+            )
+
+
+def _may_draw(layer: keras.layers.Layer) -> bool:
+    """Whether a layer draws, as far as its class or its generators tell."""
+    is_known = type(layer).__module__.partition(".")[0] in ("keras", "aef_tfp")
+    is_code = isinstance(layer, keras.layers.Lambda) or not is_known
+    return is_code or bool(layer._seed_generators)
 
 
 def refuse_shared(parts: dict[str, keras.layers.Layer]) -> None:
