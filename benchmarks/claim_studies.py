@@ -296,7 +296,7 @@ STUDIES = {
             *("--batch-size", "64", "--iterations", "2000"),
             *("--picture-interval", "5000"),
         ),
-        evaluation=("--num-images", "300"),
+        evaluation=("--num-images", "100"),
         inspection=_INSPECTION_OF_FACES,
         rows=tuple(
             _of_model("celeba10k32", 64, model, 3, "1e-3", select=())

@@ -114,8 +114,9 @@ def _module_of(model: EventModel) -> tuple[tf.Module, dict[str, Any]]:
     Without the Keras objects: tracked as such, each weight would be stored twice.
     """
     module = tf.Module()
-    # Functions hold what layers count, too, whether anybody reads it.
-    kept = (*model.variables, *model.metrics_variables)
+    # Functions hold what layers count, too, though nobody reads it there.
+    counted = [v for metric in model._metrics_of_layers for v in metric.variables]
+    kept = (*model.variables, *counted)
     module.weights = [variable.value for variable in kept]
     by_method: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints_of(model):
