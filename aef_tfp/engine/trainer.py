@@ -7,7 +7,6 @@ callbacks, history) remains Keras's.
 """
 
 import contextlib
-import itertools
 import types
 import warnings
 import weakref
@@ -20,13 +19,11 @@ import tensorflow as tf
 
 from aef_tfp.engine.arguments import checked_count, checked_seed
 from aef_tfp.engine.averages import Averages
-from aef_tfp.engine.clipping import (
-    num_steps,
-    updating_optimizer,
-)
+from aef_tfp.engine.clipping import num_steps, updating_optimizer
 from aef_tfp.engine.diagnosis import describe_non_finite
 from aef_tfp.engine.examples import unpack_batch
 from aef_tfp.engine.gate import Gate
+from aef_tfp.engine.layer_metrics import metrics_of_layers, with_results
 from aef_tfp.engine.refusals import Refusals
 from aef_tfp.engine.steps import TRAIN, Steps
 from aef_tfp.engine.tracing import as_traced, traced, tracing
@@ -38,9 +35,6 @@ __all__ = ["LikelihoodTrainer"]
 
 # Attributes that steps read as constants when they are traced.
 _IN_STEPS = ("seed", "noise_std", "denoising_target", "num_importance_samples")
-
-# Of training and of evaluation, in every model.
-_NAMES_OF_LOGS = ("loss", "regularization_loss", "gradient_norm", "skipped_updates")
 
 
 class LikelihoodTrainer(Steps, keras.Model):
@@ -214,19 +208,8 @@ class LikelihoodTrainer(Steps, keras.Model):
             self._gradient_norm_metric,
             self._skipped_metric,
             self._test_step_metric,
-            *self._metrics_of_layers,
+            *metrics_of_layers(self),
         ]
-
-    @property
-    def _metrics_of_layers(self) -> list[keras.metrics.Metric]:
-        # As in Keras, whose models have metrics for a training of their own.
-        found = {
-            id(metric): metric
-            for layer in self._flatten_layers(include_self=False)
-            if not isinstance(layer, keras.Model)
-            for metric in layer.metrics
-        }
-        return list(found.values())
 
     def reset_metrics(self):
         """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
@@ -251,15 +234,7 @@ class LikelihoodTrainer(Steps, keras.Model):
         return self._with_layers(self._objective_result())
 
     def _with_layers(self, logs):
-        own = {*logs, *_NAMES_OF_LOGS}
-        others: dict[str, Any] = {}
-        for metric in self._metrics_of_layers:
-            result = metric.result()
-            several = result if isinstance(result, dict) else {metric.name: result}
-            for name, value in several.items():
-                names = (f"{name}_{n}" if n else name for n in itertools.count())
-                others[next(n for n in names if n not in {*own, *others})] = value
-        return {**logs, **others}
+        return with_results(logs, metrics_of_layers(self))
 
     def _objective_result(self):
         loss = self._objective_metric.result()

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from aef_tfp.engine.layer_metrics import metrics_of_layers
 from aef_tfp.engine.tracing import tracing
 from aef_tfp.export.comparison import compare
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
@@ -115,7 +116,7 @@ def _module_of(model: EventModel) -> tuple[tf.Module, dict[str, Any]]:
     """
     module = tf.Module()
     # Functions hold what layers count, too, though nobody reads it there.
-    counted = [v for metric in model._metrics_of_layers for v in metric.variables]
+    counted = [v for metric in metrics_of_layers(model) for v in metric.variables]
     kept = (*model.variables, *counted)
     module.weights = [variable.value for variable in kept]
     by_method: dict[str, list[Endpoint]] = {}
