@@ -170,10 +170,14 @@ _INSPECTION_OF_FACES = (
 
 
 def _variant(
-    dataset: str, latent_dim: int, name: str, select: tuple[str, ...] = _MARGINAL
+    dataset: str,
+    latent_dim: int,
+    name: str,
+    learning_rate: str | None = None,
+    select: tuple[str, ...] = _MARGINAL,
 ) -> Row:
     """A VAE of benchmarks/claim_variants.py."""
-    row = _of_model(dataset, latent_dim, _VAE, 3, select=select)
+    row = _of_model(dataset, latent_dim, _VAE, 3, learning_rate, select)
     program = ("benchmarks/claim_variants.py", name)
     return dataclasses.replace(row, model=f"{_VAE}, {name}", program=program)
 
@@ -298,9 +302,12 @@ STUDIES = {
         ),
         evaluation=("--num-images", "100"),
         inspection=_INSPECTION_OF_FACES,
-        rows=tuple(
-            _of_model("celeba10k32", 64, model, 3, "1e-3", select=())
-            for model in (_VAE, _AEF)
+        rows=(
+            *(
+                _of_model("celeba10k32", 64, model, 3, "1e-3", select=())
+                for model in (_VAE, _AEF)
+            ),
+            _variant("celeba10k32", 64, "linear-path", "1e-3", select=()),
         ),
         base=_VAE,
     ),

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from aef_tfp.networks import EqualizedDense, conv_encoder
+from aef_tfp.networks import EqualizedDense, conv_encoder, residual_encoder
 from aef_tfp.runs import building, training
 from aef_tfp.runs.commands import train
 
@@ -47,16 +47,21 @@ def linear_path() -> None:
     def with_path(config: Any, shape: Any, encoder_outputs: int) -> dict[str, Any]:
         d = config.latent_dim
         image = keras.Input(shape)
-        features = conv_encoder(shape)(image)
+        is_residual = config.networks == "residual"
+        if is_residual:
+            features = residual_encoder(shape, d, width=config.width)(image)
+        else:
+            features = conv_encoder(shape)(image)
         linear = EqualizedDense(d, use_bias=False, name="linear_path", **_EXPANSION)(
             keras.layers.Flatten()(image)
         )
-        loc = EqualizedDense(d, name="loc", **_HEAD)(features)
-        scale = EqualizedDense(d, name="raw_scale", **_HEAD)(features)
-        outputs = [
-            keras.layers.Add()([loc, linear]),
-            keras.layers.Activation("softplus")(scale),
-        ]
+        if is_residual:  # which ends in location and scale itself
+            loc, scale = features
+        else:
+            loc = EqualizedDense(d, name="loc", **_HEAD)(features)
+            raw_scale = EqualizedDense(d, name="raw_scale", **_HEAD)(features)
+            scale = keras.layers.Activation("softplus")(raw_scale)
+        outputs = [keras.layers.Add()([loc, linear]), scale]
         own = networks(config, shape, encoder_outputs)
         return {**own, "encoder": keras.Model(image, outputs)}
 
