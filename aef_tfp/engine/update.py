@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.engine.clipping import having, num_steps
+from aef_tfp.engine.clipping import having, num_steps, updating_optimizer
 
 __all__ = ["FlatUpdate", "Update", "update_of"]
 
@@ -41,6 +41,14 @@ _ELEMENTWISE = (
     keras.optimizers.Lion,
 )
 
+# Their state begins at the same values whatever the weights are.
+_INDEPENDENT = (
+    *_ELEMENTWISE,
+    keras.optimizers.Adafactor,
+    keras.optimizers.Lamb,
+    keras.optimizers.Muon,
+)
+
 
 class Update:
     """Keras's own way: the optimizer goes through the weights.
@@ -61,6 +69,26 @@ class Update:
     def knows(self, variables: Sequence[keras.Variable]) -> bool:
         """Whether it was made for these weights, and maybe for others."""
         return set(_ids(variables)) <= set(_ids(self._weights))
+
+    def begin(self) -> None:
+        """Lets the optimizer begin at the present weights, if it made no step yet.
+
+        Some keep a copy of the weights (`ScheduleFreeAdamW`) from when they were built.
+        Keras builds at the first step, and this one when the model is compiled; in
+        between, weights are loaded and ActNorm is initialized.
+        """
+        optimizer = updating_optimizer(self.optimizer)
+        if type(optimizer) in _INDEPENDENT or int(num_steps(optimizer).numpy()):
+            return
+        try:
+            fresh = type(optimizer).from_config(optimizer.get_config())
+        except (NotImplementedError, TypeError, ValueError):
+            # A user's own that cannot be made again, nor saved.
+            return
+        fresh.build(self._weights)
+        # Of equal settings, their counts of steps and step sizes are equal, too.
+        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
 
     @contextlib.contextmanager
     def around(

@@ -249,7 +249,7 @@ class Intake(Mixin):
         return x
 
     def _begin_training(self, name: str, x: Any, verbose: Any) -> Any:
-        """Initializes ActNorm if nobody did, and warns; returns the data."""
+        """Readies ActNorm and the optimizer, and warns; returns the data."""
         examples = x if isinstance(x, (np.ndarray, tf.Tensor)) else None
         if not bool(self._is_adapted.numpy()):
             examples, x = first_examples(x, ADAPT_EXAMPLES)
@@ -258,6 +258,8 @@ class Intake(Mixin):
                 count = self._adapt_to(examples)
             if verbose != 0:
                 print(_adapt_note(count, kept), flush=True)
+        with self.distribute_strategy.scope():
+            self._update.begin()
         if examples is not None and self._has_density:
             self.events.warn_of_unbounded(name, examples)
         return x
