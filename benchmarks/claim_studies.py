@@ -307,7 +307,10 @@ STUDIES = {
                 _of_model("celeba10k32", 64, model, 3, "1e-3", select=())
                 for model in (_VAE, _AEF)
             ),
-            _variant("celeba10k32", 64, "linear-path", "1e-3", select=()),
+            *(
+                _variant("celeba10k32", 64, name, "1e-3", select=())
+                for name in ("linear-path", "narrow")
+            ),
         ),
         base=_VAE,
     ),

@@ -17,7 +17,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from aef_tfp.networks import EqualizedDense, conv_encoder, residual_encoder
+from aef_tfp.networks import (
+    BottleneckBlock,
+    EqualizedDense,
+    conv_encoder,
+    residual_encoder,
+)
 from aef_tfp.runs import building, training
 from aef_tfp.runs.commands import train
 
@@ -33,8 +38,16 @@ def narrow() -> None:
 
     def build_narrow(*arguments: Any) -> Any:
         model = build(*arguments)
-        bias = model.encoder.scale_head.bias
-        bias.assign(np.full(bias.shape, np.log(np.expm1(_NARROW)), np.float32))
+        if hasattr(model.encoder, "scale_head"):
+            bias = model.encoder.scale_head.bias
+        else:
+            # A residual encoder's last block returns locations, and then raw scales.
+            blocks = model.encoder.network.layers
+            last = [block for block in blocks if isinstance(block, BottleneckBlock)][-1]
+            bias = last.convolutions[-1].bias
+        raw_scale = np.log(np.expm1(_NARROW))
+        kept = bias.numpy()[: -model.latent_dim]
+        bias.assign(np.append(kept, np.full(model.latent_dim, raw_scale)))
         return model
 
     training.build_model = build_narrow
