@@ -22,6 +22,9 @@ __all__ = ["as_typed", "import_quietly", "program_name", "progress_bar", "waitin
 # Between two turns of the sign that something is being done.
 _TURN_SECONDS = 0.2
 
+# Between two lines at most that say how far something got, where there is no bar.
+LINE_SECONDS = 60.0
+
 # Keras, and Keras 2 in TensorFlow Probability, import them where they are installed,
 # for wrappers, plots and the preprocessing of images: a third of all imports' time.
 _UNUSED_BY_COMMANDS = ("sklearn", "matplotlib", "IPython", "scipy")
@@ -119,26 +122,40 @@ def waiting(what: str, *, is_shown: bool = True) -> Iterator[None]:
 
 
 def progress_bar(
-    title: str, total: int, verbose: int = 1
+    title: str, total: int, verbose: Any = 1
 ) -> Callable[[int], Any] | None:
-    """Shows the progress of something in the terminal: Keras's bar under a title.
+    """Shows the progress of something: Keras's bar under a title, or lines for a log.
 
     Args:
         title: What is being done.
         total: How much there is to be done.
-        verbose: 0 shows nothing.
+        verbose: 0 shows nothing, 1 the bar; 2 and `"auto"` a line a minute at most.
 
     Returns:
         To be called with how much is done; None where nothing is shown.
     """
     if not verbose:
         return None
+    if verbose != 1:
+        return _progress_lines(title, total)
     # The rest of this module is there before Keras is.
     import keras
 
     print(f"{title}:", flush=True)
     bar = keras.utils.Progbar(total)
     return lambda done: bar.update(done, finalize=done >= total)
+
+
+def _progress_lines(title: str, total: int) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def say(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            print(f"{title}: {done:,} of {total:,}", flush=True)
+            last = time.monotonic()
+
+    return say
 
 
 def import_quietly(name: str) -> ModuleType:

@@ -81,6 +81,23 @@ def test_a_bar_or_silence_needs_no_lines(verbose, monkeypatch, capsys):
     assert said == ("preparing the training step ...\n" if verbose else "")
 
 
+@pytest.mark.parametrize("verbose", [2, "auto"])
+def test_what_takes_long_says_in_a_log_how_far_it_is(verbose, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    progress = terminal.progress_bar("tuning", 2000, verbose)
+    for done in (500, 1000, 1500, 2000):
+        now[0] += 35.0
+        progress(done)
+    assert capsys.readouterr().out == "tuning: 1,000 of 2,000\ntuning: 2,000 of 2,000\n"
+
+
+def test_what_takes_long_shows_a_bar_in_a_terminal_or_nothing(capsys):
+    terminal.progress_bar("tuning", 3, 1)(3)
+    assert capsys.readouterr().out.startswith("tuning:\n")
+    assert terminal.progress_bar("tuning", 3, 0) is None
+
+
 def test_an_error_in_the_first_step_stops_the_sign(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)

@@ -7,12 +7,9 @@ from typing import Any
 import keras
 
 from aef_tfp.callbacks.iterations import IterationOf
-from aef_tfp.terminal import waiting
+from aef_tfp.terminal import LINE_SECONDS, waiting
 
 __all__ = ["Heartbeat"]
-
-# Between two lines at most.
-_SECONDS = 60.0
 
 
 class Heartbeat(keras.callbacks.Callback):
@@ -100,7 +97,7 @@ class Heartbeat(keras.callbacks.Callback):
 
     def _is_time(self) -> bool:
         now = time.monotonic()
-        if self.verbose != 2 or now - self._last < _SECONDS:
+        if self.verbose != 2 or now - self._last < LINE_SECONDS:
             return False
         self._last = now
         return True

@@ -61,7 +61,7 @@ def evaluate_run(
         config: What to evaluate.
         data_dir: TFDS data directory; TFDS's own default if None.
         download: Whether TFDS may download the data set.
-        verbose: 1 shows progress bars, 0 nothing.
+        verbose: 1 shows progress bars, 2 a line a minute, 0 nothing.
         notes: Gains a line for what could not be written, e.g. in a directory that can
             only be read; None makes a warning of it.
 
@@ -254,7 +254,7 @@ def likelihood_records(
         paper_estimator: As in `metrics.marginal_records`.
         annealed_steps: Of annealed importance sampling, beside it; 0 leaves it out.
         batch_size: Images per call.
-        verbose: 1 shows progress bars.
+        verbose: 1 shows progress bars, 2 a line a minute.
         **facts: Other fields of the records; `split` at least.
     """
     facts["batch_size"] = batch_size

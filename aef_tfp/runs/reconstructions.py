@@ -41,7 +41,7 @@ def reconstruction_records(
         seed: Seed of the noise.
         features: Feature model for the feature error, or None.
         kind: `"inception"` or `"classifier"`, with `features`.
-        verbose: 1 shows progress bars.
+        verbose: 1 shows progress bars, 2 a line a minute.
         **facts: Other fields of the records; `split` at least.
     """
     levels = model.events.num_levels

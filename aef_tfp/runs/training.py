@@ -172,7 +172,7 @@ def train(
             _fit(model, config, splits, run_dir, checkpoints, verbose, done)
             if verbose:
                 print("evaluating the best model on the test images", flush=True)
-            records = _evaluate(run_dir, config, splits, 1 if verbose == 1 else 0)
+            records = _evaluate(run_dir, config, splits, verbose)
         else:
             done = checkpoints.restore(model)
             _fit(model, config, splits, run_dir, checkpoints, 0, done)

@@ -78,7 +78,7 @@ def _run(argv: list[str]) -> int:
         config,
         data_dir=arguments.data_dir,
         download=arguments.download,
-        verbose=1 if sys.stdout.isatty() else 0,
+        verbose=1 if sys.stdout.isatty() else 2,
         notes=notes,
     )
     iteration = records[0].iteration
