@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_training_engine import FLOATS, batches, largest_difference, tiny, weights
 from test_update import MyAdam
 
@@ -99,7 +100,7 @@ def test_an_interrupted_validation_never_passes_averages_for_weights(tmp_path):
     stop = StopInValidation(checkpoints)
     with pytest.raises(KeyboardInterrupt):
         fit(model, AveragedWeights(), checkpoints, stop, epochs=1)
-    assert model.averages.are_in_model
+    assert not model.averages.are_in_model
     assert not CheckpointStore(tmp_path / "checkpoints").existing()
     plain = averaging()
     fit(plain, AveragedWeights(), epochs=1)
@@ -161,3 +162,39 @@ def test_two_replicas_average_alike(mirrored):
     assert largest_difference(averages(single), averages(several)) < 1e-4
     assert largest_difference(weights(single), weights(several)) < 1e-4
     assert largest_difference(weights(single), averages(single)) > 1e-3
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_test_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+def test_weights_set_after_an_interrupted_validation_stay():
+    model = tiny(
+        optimizer=keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.8),
+        run_eagerly=True,
+    )
+    fit(model, epochs=1)
+    for average in model.optimizer._model_variables_moving_average:
+        average.assign_add(tf.ones_like(average))
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, AveragedWeights(), Interrupt(), epochs=1)
+    assert not model.averages.are_in_model
+    assert largest_difference(weights(model), before) == 0.0
+    model.set_weights([weight + 0.25 for weight in model.get_weights()])
+    before = weights(model)
+    fit(model, AveragedWeights(), epochs=1)
+    assert largest_difference(weights(model), before) == 0.0
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_best_weights_that_were_restored_stay(is_first):
+    model = averaging()
+    stop = keras.callbacks.EarlyStopping(
+        monitor="val_loss", mode="max", patience=1, restore_best_weights=True
+    )
+    own = AveragedWeights()
+    fit(model, *([own, stop] if is_first else [stop, own]), epochs=3)
+    for weight, value in zip(model.get_weights(), stop.best_weights, strict=True):
+        np.testing.assert_array_equal(weight, value)

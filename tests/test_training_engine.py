@@ -582,3 +582,123 @@ def test_the_first_step_runs_as_it_was_traced(digit_images, monkeypatch):
         assert improves()
     finally:
         switch.set_experimental_options(former)
+
+
+# What keeps a graph from being what it was.
+
+
+def test_a_stateless_call_is_one_of_the_given_values():
+    model = tiny()
+    model.adapt(FLOATS)
+    variables = [model.trainable_variables, model.non_trainable_variables]
+    given = [[tf.convert_to_tensor(v) for v in part] for part in variables]
+    given[0] = [value + 0.1 for value in given[0]]
+    got, _ = model.stateless_call(*given, FLOATS[:4])
+    here = model(FLOATS[:4])
+    assert np.abs(got - here).max() > 1e-3
+    for variable, value in zip(model.trainable_variables, given[0], strict=True):
+        variable.assign(value)
+    np.testing.assert_allclose(model(FLOATS[:4]), got, rtol=1e-6)
+
+
+def test_layers_that_change_before_a_compilation_count():
+    model = tiny(run_eagerly=True)
+    model.adapt(FLOATS)
+    before = model.encode(FLOATS[:4]).numpy()
+    head = model.encoder.network.layers[-1]
+    head.enable_lora(2)
+    model.compile("adam", run_eagerly=True, jit_compile=False)
+    head.lora_kernel_b.assign(tf.ones_like(head.lora_kernel_b))
+    assert np.abs(model.encode(FLOATS[:4]) - before).max() > 1e-3
+
+
+def test_a_setting_that_a_callback_changes_counts_in_the_same_training():
+    class Anneal(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.noise_std = 0.5 * epoch
+
+    model = tiny(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
+    history = model.fit(
+        FLOATS,
+        epochs=2,
+        batch_size=96,
+        validation_split=0.5,
+        callbacks=[Anneal()],
+        verbose=0,
+    ).history
+    first, second = history["loss"]
+    assert abs(second - first) > 0.1
+    assert model.noise_std == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "noise_std",
+            -0.5,
+            "noise_std must be a finite number of at least 0, got -0.5",
+        ),
+        ("noise_std", "0.1", "noise_std must be a finite number of at least 0, got '0"),
+        ("seed", -3, "seed must be at least 0, got -3"),
+        ("denoising_target", "Noisy", "must be 'noisy' or 'clean', got 'Noisy'"),
+        ("denoising_target", "clean", "PartitionedAEF has no denoising_target 'clean'"),
+    ],
+)
+def test_settings_are_checked_whenever_they_are_set(name, value, message, tiny_trained):
+    before = getattr(tiny_trained, name)
+    with pytest.raises(ValueError, match=message):
+        setattr(tiny_trained, name, value)
+    assert getattr(tiny_trained, name) == before
+
+
+@pytest.fixture(scope="module")
+def tiny_trained():
+    model = tiny(run_eagerly=True)
+    model.adapt(FLOATS)
+    return model
+
+
+@pytest.mark.parametrize("name", ["train_step", "test_step", "compute_loss"])
+def test_steps_that_would_never_be_called_are_refused(name):
+    own = type("Own", (PartitionedAEF,), {name: lambda self, *arguments: None})
+    with pytest.raises(
+        ValueError, match=rf"Own\.{name} would never be called, since t"
+    ):
+        tiny(own)
+
+
+def test_metrics_of_a_subclass_are_logged():
+    class Counting(PartitionedAEF):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.seen = keras.metrics.Sum(name="seen")
+
+        def objective(self, x, seed):
+            self.seen.update_state(tf.ones(tf.shape(x)[0]))
+            return super().objective(x, seed)
+
+    model = tiny(Counting, run_eagerly=True)
+    history = model.fit(
+        FLOATS, batch_size=32, epochs=2, validation_data=FLOATS[:10], verbose=0
+    ).history
+    assert history["seen"] == [96.0, 96.0]
+    assert history["val_seen"] == [10.0, 10.0]
+
+
+def test_act_norm_knows_nothing_of_what_is_held_out():
+    found = []
+    for scale in (1.0, 0.5):
+        model = tiny(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
+        images = np.concatenate([FLOATS[:48], scale * FLOATS[48:]])
+        model.fit(images, validation_split=0.5, batch_size=48, verbose=0)
+        found.append(weights(model))
+    assert largest_difference(*found) == 0.0
+
+
+def test_a_share_of_a_data_set_is_not_held_out():
+    model = tiny(run_eagerly=True)
+    before = weights(model)
+    with pytest.raises(ValueError, match="validation_split holds out a part of an arr"):
+        model.fit(batches(FLOATS), validation_split=0.5, verbose=0)
+    assert largest_difference(weights(model), before) == 0.0

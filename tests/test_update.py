@@ -349,6 +349,73 @@ def test_a_checkpoint_with_another_state_is_refused_in_one_line(tmp_path):
         CheckpointStore(tmp_path).read(other)
 
 
+class Warm(keras.optimizers.SGD):
+    """A user's, with a state of which its configuration says nothing."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.extra = keras.Variable(5.0, name="extra")
+        self.later = keras.Variable(0.0, name="later")
+
+    def apply(self, *arguments):
+        super().apply(*arguments)
+        self.later.assign_add(self.extra)
+
+
+def test_the_state_of_a_users_optimizer_stays():
+    update = update_of(Warm(0.1), variables := made())
+    update.optimizer.extra.assign(7.0)
+    update.begin()
+    updated(in_one(update), variables, num_steps=1)
+    assert float(update.optimizer.later.numpy()) == 7.0
+
+
+def frozen(model):
+    model.encoder.trainable = False
+    return model
+
+
+def test_a_file_loads_whatever_was_frozen_in_between(tmp_path):
+    model = tiny()
+    model.fit(FLOATS[:32], batch_size=16, verbose=0)
+    model.save_weights(tmp_path / "trained.weights.h5")
+    frozen(model).save(tmp_path / "frozen.keras")
+    with pytest.warns(UserWarning, match="The state of optimizer 'adam"):
+        loaded = keras.saving.load_model(tmp_path / "frozen.keras")
+    other = frozen(tiny())
+    other.compile("adam", run_eagerly=True, jit_compile=False)
+    with pytest.warns(UserWarning, match="layers were frozen, unfrozen or changed in"):
+        other.load_weights(tmp_path / "trained.weights.h5")
+    for got in (loaded, other):
+        for weight, expected in zip(
+            got.get_weights(), model.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(weight, expected)
+    assert other.train_on_batch(FLOATS[:8]) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("clipnorm", 0.1),
+        ("use_ema", True),
+        ("gradient_accumulation_steps", 2),
+        ("exclude_from_weight_decay", None),
+        ("The constraint of encoder", None),
+    ],
+)
+def test_settings_that_come_too_late_are_refused(name, value):
+    model = tiny(run_eagerly=True)
+    if name.startswith("exclude"):
+        model.optimizer.exclude_from_weight_decay(var_names=["bias"])
+    elif name.startswith("The"):
+        model.encoder.trainable_variables[0].constraint = keras.constraints.NonNeg()
+    else:
+        setattr(model.optimizer, name, value)
+    with pytest.raises(ValueError, match=f"{name}.* was set after the model was comp"):
+        model.train_on_batch(FLOATS[:8])
+
+
 def test_the_state_crosses_between_replicas_and_one_device(mirrored, tmp_path):
     with mirrored.scope():
         several = tiny()

@@ -693,9 +693,14 @@ def test_files_of_another_format_say_so(tmp_path):
         for name in found:
             del file[name]
     assert found
-    with pytest.raises(ValueError, match="saved in format 1") as error:
-        model.load_weights(tmp_path / "old.weights.h5")
-    assert "\n" not in str(error.value)
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    before = model.get_weights()
+    for skip in (False, True):
+        with pytest.raises(ValueError, match="saved in format 1") as error:
+            model.load_weights(tmp_path / "old.weights.h5", skip_mismatch=skip)
+        assert "\n" not in str(error.value)
+        for weight, expected in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, expected)
 
 
 class Coupling(layers.Layer):

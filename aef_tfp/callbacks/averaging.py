@@ -54,7 +54,10 @@ class AveragedWeights(keras.callbacks.Callback):
         self._trained = self.model.averages.copy()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts them back in the place of the averages that Keras leaves."""
-        if self._trained is not None:
+        """Puts them back in the place of the averages that Keras leaves.
+
+        What a callback before this one has restored (`EarlyStopping`) stays.
+        """
+        if self._trained is not None and self.model.averages.equal_weights:
             self.model.averages.assign(self._trained)
-            self._trained = None
+        self._trained = None

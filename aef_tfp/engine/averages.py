@@ -74,6 +74,14 @@ class Averages:
         """Whether a `SwapEMAWeights` leaves them in the model at the end of epochs."""
         return any(swap.swap_on_epoch for swap in self._swaps)
 
+    @property
+    def equal_weights(self) -> bool:
+        """Whether the model's weights have the values of the averages."""
+        return all(
+            np.array_equal(weight.numpy(), average.numpy())
+            for weight, average in self._pairs
+        )
+
     def watch(self, callbacks: Any) -> None:
         """Takes note of Keras's own callbacks that exchange the weights.
 

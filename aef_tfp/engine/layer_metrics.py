@@ -1,4 +1,4 @@
-"""Metrics that layers of a user's networks hold, and their names in the logs."""
+"""Metrics that a user's layers or subclass hold, and their names in the logs."""
 
 import itertools
 from typing import Any
@@ -11,19 +11,19 @@ __all__ = ["metrics_of_layers", "with_results"]
 _NAMES_OF_LOGS = ("loss", "regularization_loss", "gradient_norm", "skipped_updates")
 
 
-def metrics_of_layers(model: keras.Model) -> list[keras.metrics.Metric]:
-    """Returns the metrics of all layers below a model, each once.
+def metrics_of_layers(model: Any) -> list[keras.metrics.Metric]:
+    """Returns the metrics of a model's layers, and of its user's subclass, each once.
 
     Args:
-        model: A built model. As in Keras, models inside of it keep theirs, which are
-            for a training of their own.
+        model: A built `LikelihoodTrainer`. As in Keras, models inside of it keep
+            theirs, which are for a training of their own.
     """
-    found = {
-        id(metric): metric
-        for layer in model._flatten_layers(include_self=False)
-        if not isinstance(layer, keras.Model)
-        for metric in layer.metrics
-    }
+    found = {id(metric): metric for metric in model._metrics}
+    for tracker in model.trackers:
+        del found[id(tracker)]
+    for layer in model._flatten_layers(include_self=False):
+        if not isinstance(layer, keras.Model):
+            found |= {id(metric): metric for metric in layer.metrics}
     return list(found.values())
 
 

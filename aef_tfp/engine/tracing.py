@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from tensorflow.python.eager import context
 
 from aef_tfp.bijectors.reuse import cache_of_graph
 from aef_tfp.memory import collector_paused
 from aef_tfp.networks.gradients import gradients_held
 
-__all__ = ["as_traced", "traced", "tracing"]
+__all__ = ["as_traced", "forget_graphs", "traced", "tracing"]
+
+# Attribute of an instance.
+_GRAPHS = "_graphs"
 
 
 @contextlib.contextmanager
@@ -80,11 +84,20 @@ class _Traced:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
+        method = self._function.__get__(instance)
+        if in_stateless_scope():
+            # A graph would hold this scope's values for weights, now and later.
+            return method
         # Past the instance's own way to set an attribute, which would track it.
-        graphs = vars(instance).setdefault("_graphs", {})
+        graphs = vars(instance).setdefault(_GRAPHS, {})
         if self not in graphs:
-            graphs[self] = self._graph_of(self._function.__get__(instance))
+            graphs[self] = self._graph_of(method)
         return graphs[self]
+
+
+def forget_graphs(instance: Any) -> None:
+    """Lets an instance's traced methods be traced anew: what they read has changed."""
+    vars(instance).pop(_GRAPHS, None)
 
 
 def traced(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -8,7 +8,6 @@ callbacks, history) remains Keras's.
 
 import contextlib
 import types
-import warnings
 import weakref
 from abc import abstractmethod
 from typing import Any
@@ -17,17 +16,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.engine.arguments import checked_count, checked_seed
+from aef_tfp.engine.arguments import checked_seed
 from aef_tfp.engine.averages import Averages
-from aef_tfp.engine.clipping import num_steps, updating_optimizer
+from aef_tfp.engine.clipping import num_steps
+from aef_tfp.engine.compilation import Compilation
 from aef_tfp.engine.diagnosis import describe_non_finite
 from aef_tfp.engine.examples import unpack_batch
 from aef_tfp.engine.gate import Gate
 from aef_tfp.engine.layer_metrics import metrics_of_layers, with_results
 from aef_tfp.engine.refusals import Refusals
 from aef_tfp.engine.steps import TRAIN, Steps
-from aef_tfp.engine.tracing import as_traced, traced, tracing
-from aef_tfp.engine.update import Update, update_of
+from aef_tfp.engine.tracing import as_traced, forget_graphs, traced, tracing
+from aef_tfp.engine.update import Update
 from aef_tfp.memory import keep_freed_memory
 from aef_tfp.networks.convolutions import arranging_for_xla
 
@@ -37,7 +37,7 @@ __all__ = ["LikelihoodTrainer"]
 _IN_STEPS = ("seed", "noise_std", "denoising_target", "num_importance_samples")
 
 
-class LikelihoodTrainer(Steps, keras.Model):
+class LikelihoodTrainer(Compilation, Steps, keras.Model):
     """A model that is its own loss: the mean negative `objective` (abstract).
 
     Layers are in training within the step, and only there. What they add by
@@ -61,7 +61,7 @@ class LikelihoodTrainer(Steps, keras.Model):
 
     def __init__(self, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self.seed = checked_seed(seed)
+        self.seed = seed
         self._objective_metric = keras.metrics.Mean(name="negative_objective")
         self._regularization_metric = keras.metrics.Mean(name="regularization_loss")
         self._gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
@@ -87,10 +87,21 @@ class LikelihoodTrainer(Steps, keras.Model):
     event_shape: tuple[int, ...]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; steps with another value of it are traced anew."""
-        super().__setattr__(name, value)
-        if name in _IN_STEPS:
-            self.train_function = self.test_function = None
+        """Sets an attribute; what reads it as a constant is traced anew."""
+        if name not in _IN_STEPS:
+            super().__setattr__(name, value)
+            return
+        super().__setattr__(name, self._checked(name, value))
+        forget_graphs(self)
+        # `fit` calls what was made before: a callback may have set this.
+        if getattr(self, "train_function", None) is not None:
+            self._new_train_function()
+        if getattr(self, "test_function", None) is not None:
+            self.make_test_function(force=True)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """A value for one of `_IN_STEPS`, or a `ValueError`."""
+        return checked_seed(value) if name == "seed" else value
 
     @abstractmethod
     def objective_logs(self, loss: Any) -> dict[str, Any]:
@@ -112,104 +123,21 @@ class LikelihoodTrainer(Steps, keras.Model):
     def check_batch(self, x: np.ndarray, *, training: bool) -> None:
         """Refuses a batch before any step sees it, by a `ValueError` for the user."""
 
-    def compile(
-        self,
-        optimizer: Any = "adam",
-        *,
-        steps_per_execution: int = 1,
-        jit_compile: Any = "auto",
-        run_eagerly: bool = False,
-        max_skipped_updates: int = 20,
-        rematerialize: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Configures training. The model is its own loss, so none is passed.
-
-        Args:
-            optimizer: Keras optimizer. Its `global_clipnorm`, `clipnorm` or `clipvalue`
-                applies to the gradient summed over replicas.
-            steps_per_execution: Steps per call of the compiled training function.
-            jit_compile: Whether to compile the step, and sampling, with XLA; `"auto"`
-                does on a GPU if all layers allow it. With more than one replica the
-                step is never compiled.
-            run_eagerly: Run the step without `tf.function`, for debugging.
-            max_skipped_updates: Non-finite updates in a row after which `fit` raises
-                `FloatingPointError`.
-            rematerialize: Whether residual blocks compute their inner activations once
-                more for the gradient instead of keeping them: a third less memory.
-            **kwargs: None; `loss`, `metrics` and the like are refused.
-
-        Raises:
-            ValueError: If a count is below 1, there are other arguments, the optimizer
-                was built for another model, or not made in the scope of several
-                replicas.
-        """
-        if kwargs:
-            raise ValueError(
-                f"compile takes no {next(iter(kwargs))!r}: the model brings its own "
-                "objective and metrics; pass an optimizer."
-            )
-        if optimizer is None:
-            raise ValueError("compile needs an optimizer, got None.")
-        checked_count("max_skipped_updates", max_skipped_updates)
-        checked_count("steps_per_execution", steps_per_execution)
-        super().compile(
-            optimizer=optimizer,
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-            run_eagerly=run_eagerly,
-        )
-        # A user's own kind of it may do better.
-        if type(updating_optimizer(self.optimizer)) is keras.optimizers.Adafactor:
-            warnings.warn(
-                "Adafactor makes NaN of a matrix where a whole row and a whole column "
-                "of its gradient are zero, as masked layers (MAF) and ReLUs bring "
-                "about; take another optimizer.",
-                stacklevel=2,
-            )
-        self._max_skipped_updates = max_skipped_updates
-        self._rematerialize = rematerialize
-        steps = self.optimizer.variables[0].value
-        several = self.distribute_strategy.num_replicas_in_sync > 1
-        if several and not isinstance(steps, tf.distribute.DistributedValues):
-            raise ValueError(
-                f"The optimizer {self.optimizer.name!r} was made outside of the "
-                "strategy and would count every step once per replica; make it inside "
-                "strategy.scope()."
-            )
-        # A compiled step cannot create variables, and a checkpoint wants them there.
-        with self.distribute_strategy.scope():
-            self._update = update_of(self.optimizer, self.trainable_variables)
-        self.averages = Averages(self.optimizer)
-
-    def get_compile_config(self):
-        """Returns what `compile_from_config` needs; None before `compile`."""
-        if not self.compiled:
-            return None
-        return {
-            "optimizer": keras.optimizers.serialize(self.optimizer),
-            "steps_per_execution": self.steps_per_execution,
-            "jit_compile": self.jit_compile,
-            "max_skipped_updates": self._max_skipped_updates,
-            "rematerialize": self._rematerialize,
-        }
-
-    def compile_from_config(self, config):
-        """Compiles with a rebuilt optimizer, whose state is loaded next."""
-        optimizer = keras.optimizers.deserialize(config["optimizer"])
-        self.compile(**{**config, "optimizer": optimizer})
-
     @property
-    def metrics(self):
-        """All trackers, those of layers last; `fit` resets them at each epoch."""
+    def trackers(self) -> list[keras.metrics.Metric]:
+        """What the engine counts itself."""
         return [
             self._objective_metric,
             self._regularization_metric,
             self._gradient_norm_metric,
             self._skipped_metric,
             self._test_step_metric,
-            *metrics_of_layers(self),
         ]
+
+    @property
+    def metrics(self):
+        """All trackers, the user's last; `fit` resets them at each epoch."""
+        return [*self.trackers, *metrics_of_layers(self)]
 
     def reset_metrics(self):
         """Resets all trackers, as Keras does when an epoch or an evaluation begins."""
@@ -277,33 +205,17 @@ class LikelihoodTrainer(Steps, keras.Model):
         """Builds the function that `fit` calls with an iterator.
 
         Raises:
-            ValueError: If there are weights to train, or an optimizer, that were not
-                there when it was compiled.
+            ValueError: If it was compiled for another optimizer, or for other weights.
         """
-        if self._update.optimizer is not self.optimizer:
-            raise ValueError(
-                "The model has another optimizer than it was compiled with: compile it "
-                "again, model.compile(optimizer)."
-            )
-        variables = self.trainable_variables
-        if not self._update.knows(variables):
-            raise ValueError(
-                "Layers were unfrozen since the model was compiled, and the optimizer "
-                "does not know their weights: compile it again, with a new optimizer."
-            )
+        self._check_optimizer()
         # Layers that were frozen meanwhile stay as they are.
-        trained = tuple(map(id, variables))
-        averaged = tuple(map(id, self.averages.weights))
-        if averaged and averaged != trained:
-            # Keras would give the averages, one after the other, to other weights.
-            raise ValueError(
-                "Layers were frozen since the model was compiled, and the optimizer "
-                "averages their weights: compile it again, with a new optimizer."
-            )
+        trained = tuple(map(id, self.trainable_variables))
         if self.train_function is not None and not force and trained == self._trained:
             return
         self._trained = trained
-        self._check_optimizer()
+        self._new_train_function()
+
+    def _new_train_function(self) -> None:
         with self.distribute_strategy.scope():
             # Also true of a strategy of one replica, whose variables want merge calls.
             is_distributed = tf.distribute.has_strategy()
@@ -398,16 +310,6 @@ class LikelihoodTrainer(Steps, keras.Model):
                 return step(*args)
 
         return traced(arranged, jit_compile=True)
-
-    def _check_optimizer(self):
-        several = self.distribute_strategy.num_replicas_in_sync > 1
-        steps = updating_optimizer(self.optimizer).gradient_accumulation_steps
-        if several and steps:
-            raise ValueError(
-                f"gradient_accumulation_steps works on one replica only, got {steps} "
-                f"with {self.distribute_strategy.num_replicas_in_sync} replicas; lower "
-                "the batch size per replica instead."
-            )
 
     def _stop_if_stuck(self, steps: int, logs: Any, iterator: Any) -> None:
         """Raises after too many skipped updates in a row.

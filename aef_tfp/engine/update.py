@@ -7,6 +7,7 @@ optimizer does to each entry alone it can as well do to many weights at once.
 
 import contextlib
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -70,6 +71,19 @@ class Update:
         """Whether it was made for these weights, and maybe for others."""
         return set(_ids(variables)) <= set(_ids(self._weights))
 
+    def came_too_late(self) -> str | None:
+        """Names a setting that the optimizer was built without."""
+        optimizer = updating_optimizer(self.optimizer)
+        if optimizer.use_ema and not getattr(
+            optimizer, "_model_variables_moving_average", None
+        ):
+            return "use_ema"
+        if optimizer.gradient_accumulation_steps and not getattr(
+            optimizer, "_accumulated_gradients", None
+        ):
+            return "gradient_accumulation_steps"
+        return None
+
     def begin(self) -> None:
         """Lets the optimizer begin at the present weights, if it made no step yet.
 
@@ -86,9 +100,13 @@ class Update:
             # A user's own that cannot be made again, nor saved.
             return
         fresh.build(self._weights)
-        # Of equal settings, their counts of steps and step sizes are equal, too.
+        if len(fresh.variables) != len(optimizer.variables):
+            return
+        weights = [weight.numpy() for weight in self._weights]
         for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
-            variable.assign(value)
+            # The rest is the user's: a configuration need not say all.
+            if any(np.array_equal(value.numpy(), weight) for weight in weights):
+                variable.assign(value)
 
     @contextlib.contextmanager
     def around(
@@ -155,6 +173,10 @@ class FlatUpdate(Update):
         optimizer = self.optimizer
         return bool(optimizer.weight_decay) or type(optimizer) is keras.optimizers.Ftrl
 
+    def came_too_late(self) -> str | None:
+        """Names a setting that wants each weight by itself."""
+        return super().came_too_late() or _apart(self.optimizer, self._weights)
+
     def _build(self) -> None:
         former = _vectors_of(self.optimizer)
         if former is not None:
@@ -178,6 +200,7 @@ class FlatUpdate(Update):
         optimizer.flat_update = types.SimpleNamespace(
             vectors=self.vectors, made_of=_ids(self._weights)
         )
+        optimizer.load_own_variables = types.MethodType(load_own_variables, optimizer)
         if optimizer.use_ema:
             # What all optimizers share, which is the averages alone.
             with having(optimizer, gradient_accumulation_steps=None):
@@ -288,18 +311,27 @@ def _is_elementwise(optimizer: Any, variables: Sequence[keras.Variable]) -> bool
     if optimizer.built:
         # For the vectors of an earlier compilation, or for the weights by the user.
         return _vectors_of(optimizer) is not None
-    if optimizer.clipnorm or (optimizer.use_ema and optimizer.ema_overwrite_frequency):
-        return False
-    if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
-        optimizer, "_exclude_from_weight_decay_pattern", None
-    ):
-        return False
-    return all(
-        variable.constraint is None
-        and variable.dtype == variables[0].dtype
+    return _apart(optimizer, variables) is None and all(
+        variable.dtype == variables[0].dtype
         and not getattr(variable, "overwrite_with_gradient", False)
         for variable in variables
     )
+
+
+def _apart(optimizer: Any, variables: Sequence[keras.Variable]) -> str | None:
+    """Names a setting for which each weight is updated by itself, if there is one."""
+    if optimizer.clipnorm:
+        return "clipnorm"
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency:
+        return "ema_overwrite_frequency"
+    if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
+        optimizer, "_exclude_from_weight_decay_pattern", None
+    ):
+        return "exclude_from_weight_decay"
+    for variable in variables:
+        if variable.constraint is not None:
+            return f"The constraint of {variable.path}"
+    return None
 
 
 def _may_update(optimizer: Any, variables: Sequence[keras.Variable]) -> bool:
@@ -314,6 +346,24 @@ def _may_update(optimizer: Any, variables: Sequence[keras.Variable]) -> bool:
 
 def _ids(variables: Sequence[keras.Variable]) -> tuple[int, ...]:
     return tuple(map(id, variables))
+
+
+def load_own_variables(self: keras.Optimizer, store: Any) -> None:
+    """Loads an optimizer's state, if it is that of the same vectors.
+
+    There are as many of them whatever is frozen, and Keras compares the number alone.
+    """
+    keys = map(str, range(len(store.keys())))
+    found = [tuple(store[key].shape) for key in keys]
+    own = [tuple(variable.shape) for variable in self.variables]
+    if len(found) == len(own) and found != own:
+        warnings.warn(
+            f"The state of optimizer {self.name!r} is not loaded, since it is of other "
+            "weights: layers were frozen, unfrozen or changed in between.",
+            stacklevel=2,
+        )
+        return
+    type(self).load_own_variables(self, store)
 
 
 def _vectors_of(optimizer: keras.Optimizer) -> list[keras.Variable] | None:

@@ -1,6 +1,7 @@
 """What every model has: events, preprocessing, and noise on them."""
 
 import inspect
+import numbers
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -116,16 +117,7 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         self.event_shape = checked_event_shape(event_shape)
         density = self.dtype_policy.variable_dtype
         self.events = EventSpec.of(self.event_shape, num_levels, logit_lambda, density)
-        if not 0.0 <= noise_std < np.inf:
-            raise ValueError(
-                f"noise_std must be a finite number of at least 0, got {noise_std!r}."
-            )
-        if denoising_target not in DENOISING_TARGETS:
-            raise ValueError(
-                "denoising_target must be 'noisy' or 'clean', got "
-                f"{denoising_target!r}."
-            )
-        self.noise_std = float(noise_std)
+        self.noise_std = noise_std
         self.denoising_target = denoising_target
         act_norm = flows.ActNorm(self.event_shape[-1], name="act_norm", dtype=density)
         self.preprocessing = flows.Stack(
@@ -154,6 +146,20 @@ class EventModel(Intake, Files, LikelihoodTrainer):
                 f"{type(self).__name__!r} object has no attribute {name!r}"
             )
         raise AttributeError(f"{type(self).__name__} has no {name}; {instead}")
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "noise_std":
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not 0.0 <= value < np.inf:
+                raise ValueError(
+                    f"noise_std must be a finite number of at least 0, got {value!r}."
+                )
+            return float(value)
+        if name == "denoising_target" and value not in DENOISING_TARGETS:
+            raise ValueError(
+                f"denoising_target must be 'noisy' or 'clean', got {value!r}."
+            )
+        return super()._checked(name, value)
 
     def __dir__(self) -> list[str]:
         """Names of what works."""

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,20 +113,34 @@ class Files(Mixin):
         freeze(model, frozen)
         return model
 
-    def load_weights(self, filepath, *args, **kwargs):
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         """Reads weights; arguments as in `keras.Model.load_weights`.
 
         Raises:
-            ValueError: If they do not fit, or an older version wrote them.
+            ValueError: If they do not fit, or an older version wrote them; the model
+                keeps those that it has.
         """
+        former = self.get_weights()
+        self._found_format = _FORMAT
         try:
-            super().load_weights(filepath, *args, **kwargs)
+            with warnings.catch_warnings(record=skip_mismatch) as said:
+                if skip_mismatch:
+                    warnings.simplefilter("always")
+                super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         except ValueError as error:
+            # Some were loaded, or all.
+            self.set_weights(former)
             # Keras lists all objects that it could not load, and why one of them.
             for line in str(error).splitlines():
                 if line.startswith(_SAVED_IN):
                     raise ValueError(line) from None
             raise
+        if self._found_format != _FORMAT:
+            # Keras went on with the layers: to it, this is a mismatch of one object.
+            self.set_weights(former)
+            raise ValueError(_other_format(self._found_format))
+        for warning in said or ():
+            warnings.warn(warning.message, stacklevel=2)
 
     def save_own_variables(self, store):
         """Writes the model's own weights, and what format they are of."""
@@ -139,6 +154,7 @@ class Files(Mixin):
             ValueError: If an older version wrote the weights.
         """
         found = int(np.array(store["format"])) if "format" in store.keys() else None  # noqa: SIM118
+        self._found_format = found
         if found != _FORMAT:
             raise ValueError(_other_format(found))
         own = {key: store[key] for key in store.keys() if key != "format"}  # noqa: SIM118

@@ -1,5 +1,6 @@
 """How events come in: `fit` and its like, and the checks that all of them share."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -100,14 +101,21 @@ class Intake(Mixin):
             count = sum(self._should_eval(epoch, frequency) for epoch in readings)
             check_is_read_once("validation_data", held_out, count, steps[1])
             validation_data = (held_out,)
-        x = self._begin_training("fit", x, verbose)
+        trained = None
+        if validation_split:
+            if not isinstance(x, (np.ndarray, tf.Tensor)):
+                raise ValueError(
+                    "validation_split holds out a part of an array, got "
+                    f"{type(x).__name__}; pass validation_data."
+                )
+            # As Keras splits them.
+            trained = math.floor(len(x) * (1.0 - validation_split))
+        x = self._begin_training("fit", x, verbose, trained)
         if not isinstance(x, (np.ndarray, tf.Tensor, keras.utils.PyDataset)):
             # A data set shuffles itself; Keras warns about its own default.
             shuffle = False
         self._skips_in_a_row = 0
         self.is_validated = validation_data is not None or bool(validation_split)
-        # A validation may have been interrupted.
-        self.averages.put_back()
         self.averages.watch(callbacks)
         try:
             return super().fit(
@@ -138,11 +146,18 @@ class Intake(Mixin):
         The dequantization noise is a function of the model's seed and the position of
         the batch: equal calls give equal values.
         """
+        self._assert_compile_called("evaluate")
         if not kwargs.get("_use_cached_eval_dataset"):
             self._refusals.forget()
             x = self._admitted("evaluate", x, y, sample_weight)
             check_reading(x, batch_size=batch_size, **kwargs)
-        return super().evaluate(x, None, batch_size, verbose, **kwargs)
+        had_averages = self.averages.are_in_model
+        try:
+            return super().evaluate(x, None, batch_size, verbose, **kwargs)
+        finally:
+            # Where it was interrupted, nobody else does.
+            if not had_averages:
+                self.averages.put_back()
 
     def predict(self, x, batch_size=None, *args, **kwargs):
         """Reconstructs events; arguments as in `keras.Model.predict`.
@@ -167,6 +182,8 @@ class Intake(Mixin):
     ):
         """Makes one step on a batch; arguments and result as in `keras.Model`.
 
+        Values are those of the batch, not means since `reset_metrics`.
+
         Raises:
             ValueError: If the batch does not fit the model.
         """
@@ -178,6 +195,8 @@ class Intake(Mixin):
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Evaluates one batch; arguments and result as in `keras.Model`.
+
+        Values are those of the batch, with the noise of a first one.
 
         Raises:
             ValueError: If the batch does not fit the model.
@@ -248,11 +267,23 @@ class Intake(Mixin):
             return in_tuples(x, self._refusals)
         return x
 
-    def _begin_training(self, name: str, x: Any, verbose: Any) -> Any:
-        """Readies ActNorm and the optimizer, and warns; returns the data."""
-        examples = x if isinstance(x, (np.ndarray, tf.Tensor)) else None
+    def _begin_training(
+        self, name: str, x: Any, verbose: Any, count: int | None = None
+    ) -> Any:
+        """Readies ActNorm and the optimizer, and warns; returns the data.
+
+        Args:
+            name: What messages call the data.
+            x: The data.
+            verbose: Keras's verbosity.
+            count: How many of an array's examples are trained on; None for all.
+        """
+        examples = x[:count] if isinstance(x, (np.ndarray, tf.Tensor)) else None
         if not bool(self._is_adapted.numpy()):
-            examples, x = first_examples(x, ADAPT_EXAMPLES)
+            if examples is None:
+                examples, x = first_examples(x, ADAPT_EXAMPLES)
+            else:
+                examples = examples[:ADAPT_EXAMPLES]
             kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
             with keeping_adapted():
                 count = self._adapt_to(examples)

@@ -122,11 +122,6 @@ class PartitionedAEF(Exact, Chained, EventModel):
             name=name,
             dtype=dtype,
         )
-        if self.denoising_target == "clean":
-            raise ValueError(
-                "PartitionedAEF has no denoising_target 'clean', since its core is a "
-                "part of the noisy event; use 'noisy', or an ExpandedAEF."
-            )
         self._make_networks(
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
@@ -136,6 +131,14 @@ class PartitionedAEF(Exact, Chained, EventModel):
         shell = PartialShell(self._partition, self.latent_dim, shell_size)
         self._make_chain(prior_flow, core_flow, shell)
         self._complete()
+
+    def _checked(self, name, value):
+        if name == "denoising_target" and value == "clean":
+            raise ValueError(
+                "PartitionedAEF has no denoising_target 'clean', since its core is a "
+                "part of the noisy event; use 'noisy', or an ExpandedAEF."
+            )
+        return super()._checked(name, value)
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:

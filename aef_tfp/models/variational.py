@@ -300,6 +300,9 @@ class IWAE(Variational, EventModel):
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
         self._make_posterior(prior_flow, posterior_flow, proposal_scales)
-        self.num_importance_samples = checked_count(
-            "num_importance_samples", num_importance_samples
-        )
+        self.num_importance_samples = num_importance_samples
+
+    def _checked(self, name, value):
+        if name == "num_importance_samples":
+            return checked_count(name, value)
+        return super()._checked(name, value)
