@@ -1,11 +1,12 @@
 """Passes of bounded memory change no number, and counts that cannot end are refused."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aef_tfp.models import VAE, ExpandedAEF, PartitionedAEF, PixelMAF
-from aef_tfp.networks.batching import PASS_ENTRIES, pass_sizes
+from aef_tfp.networks.batching import PASS_ENTRIES, events_per_pass, pass_sizes
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (23, 4, 4, 1)).astype("uint8")
 
@@ -126,3 +127,30 @@ def test_passes_are_of_nearly_equal_size():
     assert pass_sizes(3, 4) == [3]
     assert pass_sizes(0, 4) == [0]
     assert sum(pass_sizes(1001, 7)) == 1001
+
+
+def any_size(*last):
+    layers = [keras.layers.Conv2D(5, 3, padding="same"), *last]
+    return keras.Sequential([keras.Input((None, None, 1)), *layers])
+
+
+@pytest.mark.parametrize(
+    ("last", "entries"),
+    [
+        ([keras.layers.GlobalAveragePooling2D()], 4 * 6 * 5),
+        # One open side, of all pixels.
+        ([keras.layers.Reshape((-1, 10))], 4 * 6 * 10),
+    ],
+)
+def test_a_network_for_any_size_of_images_counts_as_for_this_one(last, entries):
+    assert events_per_pass(any_size(*last), (4, 6, 1)) == PASS_ENTRIES // entries
+
+
+def test_an_encoder_for_any_size_of_images_trains():
+    encoder = any_size(keras.layers.GlobalAveragePooling2D())
+    networks = {"encoder": encoder, "decoder": "dense", "num_levels": 17}
+    model = VAE((4, 4, 1), 2, prior_flow="none", posterior_flow="none", **networks)
+    model.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
+    before = encoder.get_weights()[0]
+    model.fit(IMAGES, batch_size=23, verbose=0)
+    assert (encoder.get_weights()[0] != before).any()

@@ -267,7 +267,7 @@ def test_an_autoencoder_of_that_name_has_no_scale():
 )
 def test_the_largest_layer_bounds_what_goes_through_at_once(decoder, entries):
     network = get_decoder(decoder, 16, (8, 8, 1), num_outputs=1)
-    assert events_per_pass(network, 64) == 2**23 // entries
+    assert events_per_pass(network, (8, 8, 1)) == 2**23 // entries
 
 
 def test_events_in_several_passes_give_the_same(digit_images, monkeypatch):

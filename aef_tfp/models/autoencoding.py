@@ -250,11 +250,11 @@ class Autoencoding(Mixin):
 
     @property
     def _events_per_pass(self) -> int:
-        return events_per_pass(self.encoder.network, self.event_size)
+        return events_per_pass(self.encoder.network, self.event_shape)
 
     @property
     def _latents_per_pass(self) -> int:
-        return events_per_pass(self.decoder.network, self.event_size)
+        return events_per_pass(self.decoder.network, self.event_shape)
 
 
 def _line(start: tf.Tensor, end: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:

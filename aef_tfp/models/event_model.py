@@ -276,7 +276,7 @@ class EventModel(Intake, Files, LikelihoodTrainer):
     @property
     def _events_per_pass(self) -> int:
         """How many events go through the model at once in bounded memory."""
-        return events_per_pass(None, self.event_size)
+        return events_per_pass(None, self.event_shape)
 
     def _of_events(self, function: Any, x: Any, seed: int | None) -> Any:
         """Values of events, e.g. densities, in passes of bounded memory.

@@ -49,7 +49,7 @@ def build_for_batches(network: Any, event_shape: Sequence[int]) -> None:
         network.build((None, *event_shape))
 
 
-def events_per_pass(network: Any, event_size: int) -> int:
+def events_per_pass(network: Any, event_shape: Sequence[int]) -> int:
     """Returns how many events go through a network at once in bounded memory.
 
     Without a gradient, for which all layers would be kept.
@@ -57,18 +57,31 @@ def events_per_pass(network: Any, event_size: int) -> int:
     Args:
         network: Keras model from events or to events; one that shows no layers is taken
             for one like the paper's small ones.
-        event_size: Entries of an event.
+        event_shape: Shape of an event.
 
     Returns:
         At least 1. The largest layer's output takes about 32 MB.
     """
+    event_size = math.prod(event_shape)
     sizes = [event_size]
     for layer in getattr(network, "layers", ()):
         # A layer that was called elsewhere, too, has no one output.
         for output in tf.nest.flatten(getattr(layer, "output", [])):
-            sizes.append(math.prod(output.shape[1:]))
+            sizes.append(_entries(output.shape[1:], event_shape))
     largest = max(sizes) if len(sizes) > 1 else 16 * event_size
     return max(1, PASS_ENTRIES // largest)
+
+
+def _entries(shape: Sequence[int | None], event_shape: Sequence[int]) -> int:
+    """Entries of an output; a network for any size of images leaves sides open."""
+    known = math.prod(side for side in shape if side is not None)
+    if None not in shape:
+        return known
+    if len(shape) != len(event_shape):
+        # An open side may be of all pixels, in a row.
+        return known * math.prod(event_shape)
+    sides = zip(shape, event_shape, strict=True)
+    return known * math.prod(own for side, own in sides if side is None)
 
 
 def pass_sizes(count: int, size: int) -> list[int]:
