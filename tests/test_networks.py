@@ -500,3 +500,40 @@ def test_any_number_of_batch_axes(batch_shape, rng):
     np.testing.assert_allclose(
         made(tf.constant(x)), tf.reshape(flat, (*batch_shape, 3, 2)), rtol=1e-6
     )
+
+
+def equalized(rng):
+    # More inputs than the reference: the gain is not 1.
+    layer = networks.EqualizedDense(3)
+    network = keras.Sequential([keras.Input([512]), layer])
+    return network, layer, rng.normal(size=(4, 512)).astype("float32")
+
+
+def loaded(network, path):
+    network.save(path)
+    return keras.saving.load_model(path)
+
+
+def test_equalized_layers_with_lora_are_saved(rng, tmp_path):
+    network, layer, x = equalized(rng)
+    before = network(x).numpy()
+    layer.enable_lora(2)
+    np.testing.assert_array_equal(network(x), before)
+    change = rng.normal(size=(2, 3))
+    layer.lora_kernel_b.assign(change)
+    expected = before + layer.gain * x @ layer.lora_kernel_a.numpy() @ change
+    np.testing.assert_allclose(network(x), expected, rtol=1e-4, atol=1e-4)
+    copy = loaded(network, tmp_path / "network.keras")
+    assert copy.layers[0].lora_enabled
+    np.testing.assert_array_equal(copy(x), network(x))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_equalized_layers_of_few_bits_keep_their_gain(mode, rng, tmp_path):
+    network, layer, x = equalized(rng)
+    before = network(x).numpy()
+    layer.quantize(mode, type_check=False)
+    rounding = np.abs(network(x) - before).max()
+    assert rounding < 0.2 * np.abs(before).max()
+    copy = loaded(network, tmp_path / "network.keras")
+    np.testing.assert_array_equal(copy(x), network(x))

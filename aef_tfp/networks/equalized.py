@@ -62,16 +62,23 @@ class EqualizedDense(keras.layers.Dense):
     def build(self, input_shape):
         """Creates kernel `[N, units]` and bias `[units]`."""
         super().build(input_shape)
-        self.kernel.assign(self.kernel / self.gain)
+        # A kernel of few bits begins at zero, and comes out of a file. What Keras calls
+        # `kernel` is a sum with LoRA, and no variable.
+        if self.quantization_mode in (None, "float8"):
+            self._kernel.assign(self._kernel / self.gain)
 
     @property
     def gain(self) -> float:
         """The factor on the inputs; known once the layer is built."""
-        return input_gain(self.kernel.shape[0], self.reference_inputs)
+        return input_gain(self.input_spec.axes[-1], self.reference_inputs)
 
     def call(self, inputs, training=None):
         """Maps `[..., N]` to `[..., units]`."""
         return super().call(inputs * self.gain, training=training)
+
+    def quantized_call(self, inputs, training=None):
+        """Maps `[..., N]` to `[..., units]` by a quantized kernel."""
+        return super().quantized_call(inputs * self.gain, training=training)
 
     def get_config(self):
         """Returns the constructor's arguments."""
