@@ -415,7 +415,7 @@ def test_noise_follows_from_an_images_place_in_the_set(digit_images, monkeypatch
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         likelihood.objective_records(vae, x, split="test", batch_size=0)
     for call in (
-        lambda: vae.elbo(x, seed=tf.constant(3)),
+        lambda: vae.elbo(x, seed=tf.constant(3.0)),
         lambda: likelihood.objective_records(vae, x, split="test", seed=None),
     ):
         with pytest.raises(ValueError, match="seed must be an integer, got"):

@@ -208,6 +208,35 @@ def test_integer_events_are_dequantized_within_their_level():
     ).all()
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_graph_draws_a_new_seed_each_time_it_runs(jit_compile):
+    draw = tf.function(lambda: stateless_seed(None), jit_compile=jit_compile)
+    seeds = {tuple(draw().numpy()) for _ in range(4)}
+    assert len(seeds) == 4
+
+
+@pytest.mark.parametrize("seed", [0, 5, -3, 2**31, 2**40 + 7])
+def test_a_seed_may_be_a_tensor(seed):
+    expected = stateless_seed(seed)
+    tensor = tf.constant(seed, tf.int64)
+    np.testing.assert_array_equal(stateless_seed(tensor), expected)
+    np.testing.assert_array_equal(tf.function(stateless_seed)(tensor), expected)
+
+
+def test_noise_of_models_is_new_in_each_run_of_a_graph():
+    none = {"core_flow": "none", "prior_flow": "none"}
+    model = small_model(
+        PartitionedAEF, (4, 4, 1), 3, dtype="float32", noise_std=0.1, **none
+    )
+    images = np.full((4, 4, 4, 1), 7, np.uint8)
+    noisy = tf.data.Dataset.from_tensors(images).repeat(2).map(model.corrupt)
+    first, second = noisy
+    assert (first != second).numpy().any()
+    compute = tf.function(lambda x: (model.log_prob(x), model.sample(2)))
+    for once, again in zip(compute(images), compute(images), strict=True):
+        assert (once != again).numpy().all()
+
+
 def test_noise_is_standard_and_finite_for_all_bits():
     # One number in 2^24 is the highest: rounded to a probability of 1 it would turn an
     # epoch's validation loss into NaN once in a hundred times.

@@ -31,15 +31,22 @@ def stateless_seed(seed: int | tf.Tensor | None) -> tf.Tensor:
     """Returns the `[2]` seed of TensorFlow's stateless operations.
 
     Args:
-        seed: Any integer of 64 bits; None draws one from NumPy's global generator,
-            which `keras.utils.set_random_seed` seeds. One of `starting_at` is returned
+        seed: Any integer of 64 bits, also as a tensor; None draws one from NumPy's
+            global generator, which `keras.utils.set_random_seed` seeds, or, in a graph,
+            from TensorFlow's whenever the graph runs. One of `starting_at` is returned
             as it is: who evaluates a set in batches gives each its place in the set.
 
     Raises:
         ValueError: If it is no such integer.
     """
-    if isinstance(seed, tf.Tensor) and seed.shape == [3]:
-        return seed
+    if isinstance(seed, tf.Tensor) and seed.dtype.is_integer:
+        if seed.shape == [3]:
+            return seed
+        if seed.shape == []:
+            return tf.bitcast(tf.cast(seed, tf.int64), tf.int32)
+    if seed is None and not tf.executing_eagerly():
+        # NumPy would draw but once, when the graph is made.
+        return tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
     if seed is None:
         seed = int(np.random.randint(2**63))
     seed = checked_seed(seed, least=-(2**63))

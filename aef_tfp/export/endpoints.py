@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from aef_tfp.engine.noise import stateless_seed
 from aef_tfp.models import EventModel
 
 __all__ = ["Endpoint", "endpoints_of"]
@@ -127,7 +128,7 @@ def _sample(model: Any) -> Endpoint:
             ),
         ]
         num_samples = _after(checks, num_samples)
-        return model._sample(num_samples, temperature, False, _stateless(seed))
+        return model._sample(num_samples, temperature, False, stateless_seed(seed))
 
     return Endpoint("sample", "sample", inputs, _event_name(model), sample)
 
@@ -138,7 +139,7 @@ def _likelihood(model: Any) -> list[Endpoint]:
     no_seed = tf.zeros([2], tf.int32)
 
     def of_events(x, seed=None):
-        seed = no_seed if seed is None else _stateless(seed)
+        seed = no_seed if seed is None else stateless_seed(seed)
         return model._objective_in_graph(x, seed)
 
     return _of_events(
@@ -160,7 +161,7 @@ def _marginal(model: Any) -> list[Endpoint]:
             _at_most(_MOST_WEIGHTS, "num_samples", num_samples),
         ]
         num_samples = _after(checks, num_samples)
-        return model._marginal_log_prob(x, num_samples, _stateless(seed))
+        return model._marginal_log_prob(x, num_samples, stateless_seed(seed))
 
     return _of_events(
         model,
@@ -215,7 +216,7 @@ def _of_events(
         arguments = dict(zip([*events, *with_seed], values, strict=True))
         checked = [_checked_levels(num_levels, x) for x in values[:count]]
         if levels != "keep":
-            seed = _stateless(arguments["seed"]) if levels == "dequantize" else None
+            seed = stateless_seed(arguments["seed"]) if levels == "dequantize" else None
             checked = [model.dequantize(x, seed) for x in checked]
         return compute(*checked, *(arguments[key] for key in more))
 
@@ -281,8 +282,3 @@ def _checked_levels(num_levels: int, x: tf.Tensor) -> tf.Tensor:
     inside = tf.reduce_all((values >= 0) & (values <= highest))
     message = f"Integer events must lie in 0 ... {highest}."
     return _after([tf.debugging.Assert(inside, [message])], x)
-
-
-def _stateless(seed: tf.Tensor) -> tf.Tensor:
-    """The `[2]` seed that `stateless_seed` makes of the same integer."""
-    return tf.bitcast(seed, tf.int32)

@@ -143,7 +143,7 @@ def importance_estimate(
     num_repeats: int,
     proposal: str,
     proposal_scale: float | None,
-    seed: int | None,
+    seed: int | tf.Tensor | None,
     latents_per_pass: int,
 ) -> ImportanceEstimate:
     """Does what `importance_estimate` of a model says, in passes.

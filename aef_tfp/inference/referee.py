@@ -99,7 +99,7 @@ def annealed_log_prob(
     num_chains: int = 16,
     num_steps: int = 1000,
     num_leapfrog_steps: int = 5,
-    seed: int | None = None,
+    seed: int | tf.Tensor | None = None,
 ) -> AnnealedEstimate:
     """Estimates log p(x) by annealed importance sampling, which needs no proposal.
 
@@ -171,7 +171,7 @@ def sandwich(
     num_chains: int = 16,
     num_steps: int = 1000,
     num_leapfrog_steps: int = 5,
-    seed: int | None = None,
+    seed: int | tf.Tensor | None = None,
 ) -> Sandwich:
     """Holds estimates of log p(x) between two bounds, on events of the model itself.
 

@@ -70,7 +70,9 @@ class Chained(Autoencoding, Density):
         """Distribution of the latents: the prior flow of a standard normal."""
         return self.chain.prior
 
-    def objective_terms(self, x: Any, *, seed: int | None = None) -> dict[str, Any]:
+    def objective_terms(
+        self, x: Any, *, seed: int | tf.Tensor | None = None
+    ) -> dict[str, Any]:
         """Splits the objective of events into the terms whose sum it is.
 
         Without noise on the events; of an IWAE, for one importance sample.

@@ -48,7 +48,7 @@ class Density(Mixin):
         self,
         num_samples: int,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: int | tf.Tensor | None = None,
         *,
         with_deviations: bool = False,
     ) -> tf.Tensor:
@@ -122,7 +122,7 @@ class Exact(Mixin):
         """Training maximizes the likelihood itself."""
         return Likelihood("log_prob", self.log_prob, True, "", "exact log-likelihood")
 
-    def log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+    def log_prob(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:
         """Returns exact log-densities of events.
 
         Args:

@@ -235,12 +235,13 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         """Makes integer events continuous; see `EventSpec.dequantize`."""
         return self.events.dequantize(x, seed)
 
-    def corrupt(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+    def corrupt(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:
         """Returns noisy events as the model is trained on.
 
         Args:
             x: `[batch, *event_shape]`; integers are taken at the middle of their level.
-            seed: Seed of the noise; None draws a new one.
+            seed: Seed of the noise; None draws a new one. In a data set's `map`, under
+                a seed of TensorFlow's, each pass through the data draws the same.
 
         Returns:
             Floats of the same shape, in [0, 1] where a pixel logit precedes the model.
@@ -278,7 +279,7 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         """How many events go through the model at once in bounded memory."""
         return events_per_pass(None, self.event_shape)
 
-    def _of_events(self, function: Any, x: Any, seed: int | None) -> Any:
+    def _of_events(self, function: Any, x: Any, seed: int | tf.Tensor | None) -> Any:
         """Values of events, e.g. densities, in passes of bounded memory.
 
         Args:

@@ -248,7 +248,9 @@ class ExpandedAEF(Marginal, EventModel):
         )
 
     @available_if(lambda model: not model._has_bound)
-    def joint_log_prob(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+    def joint_log_prob(
+        self, x: Any, *, seed: int | tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns log p(x, h(x)), the training objective without expansion noise.
 
         It is that of eq. 10.

@@ -63,7 +63,7 @@ class Marginal(Chained):
     # What users ask for.
 
     @available_if(lambda model: model._has_bound)
-    def elbo(self, x: Any, *, seed: int | None = None) -> tf.Tensor:
+    def elbo(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:
         """Returns the bound that training maximizes: of one sample, or of K.
 
         A `VAE` and an `IWAE` have it, and an `ExpandedAEF` with expansion noise.
@@ -111,7 +111,7 @@ class Marginal(Chained):
         num_repeats: int = 1,
         proposal: str = "encoder",
         proposal_scale: float | None = None,
-        seed: int | None = None,
+        seed: int | tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Estimates log p(x) by importance sampling (eq. 17 and 18).
 
@@ -157,7 +157,7 @@ class Marginal(Chained):
         num_repeats: int = 1,
         proposal: str = "encoder",
         proposal_scale: float | None = None,
-        seed: int | None = None,
+        seed: int | tf.Tensor | None = None,
     ) -> ImportanceEstimate:
         """Returns what `marginal_log_prob` does, with the effective sample size.
 
