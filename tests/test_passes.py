@@ -27,6 +27,7 @@ METHODS = {
     "encode": lambda m, x: m.encode(x),
     "reconstruct": lambda m, x: m.reconstruct(x),
     "interpolate": lambda m, x: m.interpolate(x, x[::-1], 3),
+    "marginal_log_prob": lambda m, x: m.marginal_log_prob(x, 3, seed=1),
 }
 CASES = [
     (PartitionedAEF, "log_prob"),
@@ -92,6 +93,39 @@ def test_an_estimate_takes_events_in_passes(models, monkeypatch):
 def test_no_events_give_no_values(cls, method, models):
     result = METHODS[method](models[cls], IMAGES[:0])
     assert {part.shape[0] for part in tf.nest.flatten(result)} == {0}
+
+
+@pytest.mark.parametrize("shape", [(None, 4, 4, 1), None])
+@pytest.mark.parametrize(
+    ("cls", "method"),
+    [
+        (PartitionedAEF, "log_prob"),
+        (VAE, "encode"),
+        (VAE, "interpolate"),
+        (VAE, "marginal_log_prob"),
+    ],
+)
+def test_a_graph_need_not_know_the_shape(cls, method, shape, models):
+    compute, model = METHODS[method], models[cls]
+    signature = [tf.TensorSpec(shape, tf.uint8)]
+    got = tf.function(lambda x: compute(model, x), input_signature=signature)(IMAGES)
+    np.testing.assert_allclose(got, compute(model, IMAGES), rtol=2e-5, atol=2e-5)
+
+
+def test_a_graph_finds_unequal_ends(models):
+    interpolate = tf.function(
+        models[VAE].interpolate,
+        input_signature=[tf.TensorSpec((None, 4, 4, 1), tf.uint8)] * 2,
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="equally many"):
+        interpolate(IMAGES[:1], IMAGES)
+
+
+def test_latents_of_a_graph_need_no_known_shape(models):
+    model = models[VAE]
+    z = model.encode(IMAGES)
+    decode = tf.function(model.decode, input_signature=[tf.TensorSpec(None)])
+    np.testing.assert_allclose(decode(z), model.decode(z), rtol=2e-5, atol=2e-5)
 
 
 def test_no_events_have_no_estimate(models):

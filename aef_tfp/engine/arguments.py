@@ -14,6 +14,7 @@ __all__ = [
     "checked_event_shape",
     "checked_seed",
     "shape_text",
+    "with_known_sides",
 ]
 
 
@@ -94,3 +95,15 @@ def shape_text(shape: Any) -> str:
     """Returns a shape in the form of the messages: `[batch, 8, 8, 1]`."""
     sides = ("batch" if side is None else str(side) for side in shape)
     return f"[{', '.join(sides)}]"
+
+
+def with_known_sides(x: tf.Tensor, event_shape: Sequence[int]) -> tf.Tensor:
+    """Returns a tensor of a graph with a known shape; the graph checks it as it runs.
+
+    Args:
+        x: `[batch, *event_shape]`, as far as its shape is known.
+        event_shape: Shape of one event.
+    """
+    if x.shape[1:].is_fully_defined():
+        return x
+    return tf.ensure_shape(x, [None, *event_shape])

@@ -167,7 +167,7 @@ def importance_estimate(
     x = model.events.checked(x, density=True)
     whole = starting_at(stateless_seed(seed), 0)
     first = whole[2]
-    seeds = tf.random.split(tf.cast(whole[:2], tf.int32), 1 + num_repeats)
+    seeds = tf.unstack(tf.random.split(tf.cast(whole[:2], tf.int32), 1 + num_repeats))
     check_fits_memory(
         f"num_samples of {num_samples:,}",
         16 * num_samples * num_repeats,
@@ -179,11 +179,9 @@ def importance_estimate(
         columns = max(model.latent_dim, _LAPLACE_STARTS)
         events_per_pass = max(1, latents_per_pass // columns)
     parts = []
-    for start in range(0, max(1, len(x)), events_per_pass):
-        place = first + start
-        events, log_det = model._preprocessed(
-            x[start : start + events_per_pass], starting_at(seeds[0], place)
-        )
+    for cut in _cuts(x.shape[0], events_per_pass):
+        place = first + cut.start
+        events, log_det = model._preprocessed(x[cut], starting_at(seeds[0], place))
         parts.append(
             estimate_of_preprocessed(
                 model,
@@ -229,6 +227,10 @@ def estimate_of_preprocessed(
         seeds: Stateless seeds, one per repeat.
         latents_per_pass: How many latents are decoded at once.
     """
+    samples_per_pass = 1
+    # A graph that does not know how many events it gets takes a sample at a time.
+    if y.shape[0] is not None:
+        samples_per_pass = max(1, latents_per_pass // max(1, y.shape[0]))
     if proposal == "encoder":
         fitted = model._encoder_proposal(y)
     else:
@@ -239,9 +241,16 @@ def estimate_of_preprocessed(
         # A seed for each sample: how many go through one pass changes nothing.
         (tf.random.split(seed, num_samples) for seed in seeds),
         num_samples,
-        max(1, latents_per_pass // max(1, len(y))),
+        samples_per_pass,
         log_det,
     )
+
+
+def _cuts(count: int | None, size: int) -> list[slice]:
+    """Slices of `size` events; one of all where a graph does not know how many."""
+    if count is None:
+        return [slice(0, None)]
+    return [slice(start, start + size) for start in range(0, max(1, count), size)]
 
 
 def laplace_proposal(

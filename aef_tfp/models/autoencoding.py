@@ -11,6 +11,7 @@ from aef_tfp.engine.arguments import (
     check_positive_scale,
     checked_count,
     shape_text,
+    with_known_sides,
 )
 from aef_tfp.engine.tracing import traced
 from aef_tfp.models.mixin import Mixin
@@ -166,11 +167,12 @@ class Autoencoding(Mixin):
             ValueError: If `z` has another shape.
         """
         z = tf.convert_to_tensor(z, self.events.dtype)
-        if z.shape.rank != 2 or z.shape[-1] != self.latent_dim:
+        if not z.shape.is_compatible_with([None, self.latent_dim]):
             raise ValueError(
                 f"decode takes latents of shape [batch, {self.latent_dim}], got "
                 f"{shape_text(z.shape)}."
             )
+        z = with_known_sides(z, [self.latent_dim])
         return in_passes(self._decode_latents, z, self._latents_per_pass)
 
     def reconstruct(self, x: Any) -> tf.Tensor:
@@ -198,15 +200,22 @@ class Autoencoding(Mixin):
             ValueError: If the shapes differ or `num_steps` is below 2.
         """
         start, end = self.events.checked(start), self.events.checked(end)
-        if start.shape[0] != end.shape[0]:
+        counts = start.shape[0], end.shape[0]
+        if None in counts:
+            # Lines from one event to many would pass.
+            tf.debugging.assert_equal(
+                *(tf.shape(start)[0], tf.shape(end)[0]),
+                "start and end must hold equally many events.",
+            )
+        elif counts[0] != counts[1]:
             raise ValueError(
-                f"start and end must hold equally many events, got {start.shape[0]} "
-                f"and {end.shape[0]}."
+                f"start and end must hold equally many events, got {counts[0]} "
+                f"and {counts[1]}."
             )
         checked_count("num_steps", num_steps, least=2)
         check_fits_memory(
             f"num_steps of {num_steps:,}",
-            4 * num_steps * self.event_size * start.shape[0],
+            4 * num_steps * self.event_size * (counts[0] or 1),
             "take fewer",
         )
         z_start, z_end = self.encode(start), self.encode(end)

@@ -9,7 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.engine.arguments import checked_event_shape, shape_text
+from aef_tfp.engine.arguments import (
+    checked_event_shape,
+    shape_text,
+    with_known_sides,
+)
 from aef_tfp.engine.examples import refuse_masked
 from aef_tfp.engine.noise import uniform_noise
 from aef_tfp.models.units import (
@@ -322,7 +326,7 @@ class EventSpec:
         """Returns events as a tensor after a check of shape, type and range.
 
         Inside a `tf.function` there are no values to check; `dequantize` makes those
-        out of range NaN.
+        out of range NaN. What is not known of the shape is checked when the graph runs.
 
         Args:
             x: `[n, *shape]`.
@@ -333,7 +337,7 @@ class EventSpec:
         """
         if isinstance(x, tf.Tensor) and not isinstance(x, tf.__internal__.EagerTensor):
             self.check_shape(x.shape)
-            return x
+            return with_known_sides(x, self.shape)
         self.check(x)
         if density:
             self.check_density("events", x)
