@@ -311,6 +311,10 @@ def test_weights_and_labels_are_refused(method, kwargs, trained, refused):
         (list(INTEGERS), "one array of images, got a list of 96"),
         (((b, 1) for b in generator(INTEGERS)), "images alone, got a tuple of 2"),
         (tf.data.Dataset.from_tensors("x").batch(2), "takes events of shape"),
+        (batches({"image": INTEGERS}), "a data set of dictionaries with 'image'; take"),
+        (batches(({"image": INTEGERS},)), "a data set of dictionaries with 'image'"),
+        (batches(((INTEGERS,),)), "a data set of tuples in tuples; drop"),
+        (batches((INTEGERS, INTEGERS)), "a data set of tuples of 2; drop"),
         (
             batches(INTEGERS).map(lambda b: tf.RaggedTensor.from_tensor(b)),
             "dense events of one shape, got a data set of RaggedTensors",
@@ -325,6 +329,11 @@ def test_weights_and_labels_are_refused(method, kwargs, trained, refused):
 )
 def test_what_is_no_data_is_refused(data, message, trained, refused):
     assert message in refused(trained.fit, data, verbose=0)
+
+
+def test_a_data_set_of_images_in_tuples_is_one_of_images(trained):
+    loss = trained.evaluate(batches((INTEGERS,)), verbose=0)
+    assert loss == trained.evaluate(batches(INTEGERS), verbose=0)
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])

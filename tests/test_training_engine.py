@@ -470,7 +470,7 @@ def test_overfits_64_images(cls, digit_images):
         ),
         (
             lambda m: m.fit(batches({"image": FLOATS, "label": np.arange(96)})),
-            "data set of dicts of 2; drop labels",
+            "data set of dictionaries with 'image', 'label'; take",
         ),
         (lambda m: m.fit(np.arange(96)), r"\[batch, 4, 4, 1\], got \[96\]"),
         (lambda m: m.fit(batches(np.arange(96))), r"\[batch, 4, 4, 1\], got \[batch\]"),

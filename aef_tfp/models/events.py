@@ -157,10 +157,21 @@ class EventSpec:
         if is_empty:
             raise ValueError(f"{name}: there are no images, got 0 batches.")
         spec = getattr(x, "element_spec", None)
-        if isinstance(spec, (tuple, list, dict)) and len(spec) != 1:
+        if isinstance(spec, (tuple, list)) and len(spec) == 1:
+            # As `unpack_batch` takes it.
+            (spec,) = spec
+        if isinstance(spec, dict):
+            raise ValueError(
+                f"{name}: the model takes images alone, got a data set of dictionaries "
+                f"with {', '.join(map(repr, spec))}; take the images out, e.g. "
+                "dataset.map(lambda example: example['image'])."
+            )
+        if isinstance(spec, (tuple, list)):
+            kind = type(spec).__name__
+            what = f"s in {kind}s" if len(spec) == 1 else f"s of {len(spec)}"
             raise ValueError(
                 f"{name}: the model takes images alone, got a data set of "
-                f"{type(spec).__name__}s of {len(spec)}; drop labels and weights, e.g. "
+                f"{kind}{what}; drop labels and weights, e.g. "
                 "dataset.map(lambda image, label: image)."
             )
         for leaf in tf.nest.flatten(spec):
