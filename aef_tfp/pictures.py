@@ -99,7 +99,8 @@ def manifold_grid(model: Any, num_columns: int = 12) -> np.ndarray:
     # The second latent grows upwards, as in a plot.
     first, second = tf.meshgrid(quantiles, quantiles[::-1])
     base = tf.stack([tf.reshape(first, [-1]), tf.reshape(second, [-1])], axis=-1)
-    images = model.decode(model.prior_flow.bijector.forward(base))
+    # Not `decode`, which refuses the latents of a model that diverges.
+    images = model._of_latents(model.prior_flow.bijector.forward(base))
     return image_grid(images, num_columns)
 
 

@@ -290,6 +290,14 @@ def test_sampling_is_algorithm_2_and_3(cls):
     assert np.abs(noisy - samples).max() > 1e-6
 
 
+def test_latents_of_any_type_are_decoded():
+    model = image_model()
+    z = np.arange(6).reshape(2, 3)
+    expected = model.decode(z.astype("float32"))
+    for latents in (z, z.tolist(), tf.constant(z, tf.float64), tf.Variable(z)):
+        np.testing.assert_array_equal(model.decode(latents), expected)
+
+
 def test_prior_is_the_flow_of_a_normal(rng):
     model = small_model(PartitionedAEF, (5,), 2)
     z = tf.constant(rng.normal(size=(4, 2)))
@@ -422,6 +430,15 @@ def image_model(cls=PartitionedAEF):
         (lambda m: m.sample(2.5), "num_samples must be an integer, got 2.5"),
         (lambda m: m.sample(2, temperature=-1.0), "temperature must be .* got -1.0"),
         (lambda m: m.sample(2, temperature=np.nan), "temperature must be .* got nan"),
+        (lambda m: m.sample(2, temperature="a"), "temperature must be .* got 'a'"),
+        (lambda m: m.sample(2, temperature=None), "temperature must be .* got None"),
+        (lambda m: m.encode(None), r"got NoneType; pass \[batch, 4, 4, 1\]"),
+        (lambda m: m.log_prob("a.png"), "got str; pass"),
+        (lambda m: m.decode(None), "latents that are numbers, got NoneType"),
+        (lambda m: m.decode([["a"]]), "that are numbers, got str"),
+        (lambda m: m.decode(np.zeros((2, 3), bool)), "that are numbers, got bool"),
+        (lambda m: m.decode([[0.0, np.nan, np.inf]]), "finite, got 2 NaN or infinite"),
+        (lambda m: m.decode(np.full((1, 3), 1e300)), "finite, got 3 NaN or infinite"),
         (lambda m: m.decode(np.zeros((2, 4))), r"\[batch, 3\], got \[2, 4\]"),
         (
             lambda m: m.interpolate(np.zeros((2, 4, 4, 1)), np.zeros((3, 4, 4, 1))),

@@ -184,13 +184,13 @@ def test_the_manifold_follows_the_quantiles_of_the_prior():
     model = small_model(ExpandedAEF, (4, 4, 1), 2)
     levels = np.array([0.25, 0.5, 0.75])
     seen = {}
-    decode = model.decode
+    decode = model._of_latents
 
     def recorded(z):
         seen["z"] = z
         return decode(z)
 
-    model.decode = recorded
+    model._of_latents = recorded
     picture = manifold_grid(model, num_columns=3)
     assert picture.shape == (3 * 29 + 1, 3 * 29 + 1, 1)
     base = model.prior_flow.bijector.inverse(tf.identity(seen["z"])).numpy()

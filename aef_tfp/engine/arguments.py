@@ -14,6 +14,7 @@ __all__ = [
     "checked_event_shape",
     "checked_seed",
     "shape_text",
+    "type_text",
     "with_known_sides",
 ]
 
@@ -95,6 +96,14 @@ def shape_text(shape: Any) -> str:
     """Returns a shape in the form of the messages: `[batch, 8, 8, 1]`."""
     sides = ("batch" if side is None else str(side) for side in shape)
     return f"[{', '.join(sides)}]"
+
+
+def type_text(x: Any) -> str:
+    """Returns what an array holds, `bool`, or the type of what is none, `NoneType`."""
+    if hasattr(x, "dtype"):
+        return x.dtype.name
+    array = np.asarray(x)
+    return array.dtype.name if array.ndim else type(x).__name__
 
 
 def with_known_sides(x: tf.Tensor, event_shape: Sequence[int]) -> tf.Tensor:

@@ -11,6 +11,7 @@ from aef_tfp.engine.arguments import (
     check_positive_scale,
     checked_count,
     shape_text,
+    type_text,
     with_known_sides,
 )
 from aef_tfp.engine.tracing import traced
@@ -164,16 +165,33 @@ class Autoencoding(Mixin):
             `[batch, *event_shape]`; in (0, 1) where a pixel logit precedes the model.
 
         Raises:
-            ValueError: If `z` has another shape.
+            ValueError: If `z` has another shape, or is not of finite numbers.
         """
-        z = tf.convert_to_tensor(z, self.events.dtype)
-        if not z.shape.is_compatible_with([None, self.latent_dim]):
+        return self._of_latents(self._checked_latents(z))
+
+    def _of_latents(self, z: tf.Tensor) -> tf.Tensor:
+        """Does what `decode` says in passes, of any latents: those of a model, too."""
+        return in_passes(self._decode_latents, z, self._latents_per_pass)
+
+    def _checked_latents(self, latents: Any) -> tf.Tensor:
+        z = latents if tf.is_tensor(latents) else np.asarray(latents)
+        dtype = tf.as_dtype(z.dtype)
+        if not (dtype.is_floating or dtype.is_integer):
+            raise ValueError(
+                f"decode takes latents that are numbers, got {type_text(latents)}."
+            )
+        if not tf.TensorShape([None, self.latent_dim]).is_compatible_with(z.shape):
             raise ValueError(
                 f"decode takes latents of shape [batch, {self.latent_dim}], got "
                 f"{shape_text(z.shape)}."
             )
-        z = with_known_sides(z, [self.latent_dim])
-        return in_passes(self._decode_latents, z, self._latents_per_pass)
+        z = tf.cast(z, self.events.dtype)
+        if not isinstance(z, tf.__internal__.EagerTensor):
+            return with_known_sides(z, [self.latent_dim])
+        bad = np.count_nonzero(~np.isfinite(z))
+        if bad:
+            raise ValueError(f"Latents must be finite, got {bad} NaN or infinite.")
+        return z
 
     def reconstruct(self, x: Any) -> tf.Tensor:
         """Returns `decode(encode(x))`, `[batch, *event_shape]`; of a noisy x, denoised.
@@ -220,7 +238,7 @@ class Autoencoding(Mixin):
         )
         z_start, z_end = self.encode(start), self.encode(end)
         z = _line(z_start, z_end, tf.constant(num_steps, tf.int32))
-        x = self.decode(tf.reshape(z, [-1, self.latent_dim]))
+        x = self._of_latents(tf.reshape(z, [-1, self.latent_dim]))
         return tf.reshape(x, [-1, num_steps, *self.event_shape])
 
     # Compiled counterparts. tf.identity keeps TFP's caches from answering with values

@@ -71,7 +71,9 @@ class Density(Mixin):
             ValueError: If a number is out of its range.
         """
         checked_count("num_samples", num_samples)
-        if not (np.isfinite(temperature) and temperature >= 0.0):
+        number = np.asarray(temperature)
+        is_number = number.ndim == 0 and number.dtype.kind in "iuf"
+        if not (is_number and 0.0 <= number < np.inf):
             raise ValueError(
                 "temperature must be a finite number of at least 0, got "
                 f"{temperature!r}."

@@ -12,6 +12,7 @@ import tensorflow as tf
 from aef_tfp.engine.arguments import (
     checked_event_shape,
     shape_text,
+    type_text,
     with_known_sides,
 )
 from aef_tfp.engine.examples import refuse_masked
@@ -280,11 +281,14 @@ class EventSpec:
             ValueError: If they do not fit, in one line.
         """
         refuse_masked(x)
-        x = np.asarray(x)
+        given, x = x, np.asarray(x)
         # Of the half precision types, NumPy knows but one.
         is_float = x.dtype.kind == "f" or x.dtype.name == "bfloat16"
         if not is_float and x.dtype.kind not in "iu":
-            raise ValueError(f"Events must be integers or floats, got {x.dtype.name}.")
+            raise ValueError(
+                "Events must be an array of integers or floats, got "
+                f"{type_text(given)}; pass [batch, {', '.join(map(str, self.shape))}]."
+            )
         self.check_shape(x.shape)
         if not x.size:
             return
