@@ -15,6 +15,7 @@ import aef_tfp
 from aef_tfp import __main__
 from aef_tfp.data.registry import DATASETS
 from aef_tfp.runs import commands
+from aef_tfp.runs.command_line import parse
 from aef_tfp.runs.commands import COMMANDS, evaluate, export, presets, reproduce
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
@@ -106,6 +107,15 @@ def run_of(directory, **settings):
 def test_a_run_is_what_was_typed_or_nothing(argv, message, capsys, tmp_path):
     assert message in refused("run", argv, capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_home_directory_is_where_no_shell_expands_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    argv = ["runs/~", "~/run", "--anomalies=~/photos"]
+    arguments = parse(evaluate.Arguments, argv, "")
+    assert list(map(str, arguments.runs)) == ["runs/~", "/home/me/run"]
+    assert arguments.config.anomalies == "/home/me/photos"
+    assert parse(evaluate.Arguments, ["~me/x"], "").runs == (Path("~me/x"),)
 
 
 def test_a_preset_may_come_after_options():

@@ -257,6 +257,8 @@ def test_white_may_be_zero_in_tiff(tmp_path, dtype, bit_depth):
         ("train", "val", "test"),
         ("TRAIN", "Valid", "Test"),
         ("Training", "validation", "Testing"),
+        ("train_images", "val-data", "Testset"),
+        ("train2017", "val2017", "test2017"),
     ],
 )
 def test_folders_named_as_splits_are_these(tmp_path, train, validation, test):
@@ -274,6 +276,20 @@ def test_folders_named_as_splits_are_these(tmp_path, train, validation, test):
     # In the order that the seed draws: the first ones are of all classes.
     other = data.load_splits("folder", tmp_path, seed=5).train.images[:, 0, 0, 0]
     assert splits.train.images[:, 0, 0, 0].tolist() != other.tolist()
+
+
+def test_folders_named_nearly_as_splits_are_said_to_be_none(tmp_path):
+    draw(tmp_path / "train-a", *range(10))
+    draw(tmp_path / "test-a", 20, 21)
+    splits = data.load_splits("folder", tmp_path)
+    assert splits.notes[1].startswith(
+        "folders such as 'test-a' and 'train-a' are no splits, since they are not named"
+        " 'train', 'validation' or 'test': their images are drawn together"
+    )
+    for name in ("trains", "testers"):
+        draw(tmp_path / "classes" / name, *range(5))
+    splits = data.load_splits("folder", tmp_path / "classes")
+    assert not any("such as" in note for note in splits.notes)
 
 
 @pytest.mark.parametrize("top", ["archive", "archive/archive", "images"])

@@ -228,6 +228,11 @@ def test_xla_and_several_steps_per_execution_change_nothing():
         ).history
         assert int(model.optimizer.iterations.numpy()) == 5
         results.append((weights(model), history))
+        if arguments == {"steps_per_execution": 3}:
+            # The graph is there, and knows of no number.
+            model.steps_per_execution = 2
+            model.fit(batches(images), steps_per_epoch=2, verbose=0)
+            assert int(model.optimizer.iterations.numpy()) == 7
     for other in results[1:]:
         assert largest_difference(results[0][0], other[0]) < 1e-5
         for name, values in results[0][1].items():
@@ -402,6 +407,12 @@ def test_logs_have_their_true_names():
             "val_loss",
             f"val_{name}",
         }
+        # As Keras has it: the loss is the first.
+        values = model.evaluate(FLOATS, verbose=0)
+        logs = model.evaluate(FLOATS, verbose=0, return_dict=True)
+        assert model.metrics_names == ["loss", name]
+        assert values == [logs["loss"], logs[name]]
+        assert model.test_on_batch(FLOATS)[0] == pytest.approx(values[0], rel=1e-4)
 
 
 def test_fit_adapts_once():

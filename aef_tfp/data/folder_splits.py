@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +11,14 @@ from aef_tfp.data.image_files import EXTENSIONS
 from aef_tfp.data.splits import SPLIT_WORDS, SPLITS
 
 __all__ = ["FolderSplits", "find_splits"]
+
+# As train_images, testset, val2017.
+_NAME = re.compile(
+    rf"({'|'.join(SPLIT_WORDS)})(?:[ _-]?(?:images?|imgs?|data|set|\d{{4}}))?"
+)
+
+# What begins as such a name, as train-a, but not as another word, as trains.
+_BEGINNING = re.compile(rf"({'|'.join(SPLIT_WORDS)})(?![a-z])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +44,9 @@ class FolderSplits:
 def find_splits(folder: Path) -> FolderSplits:
     """Finds the images of a folder, and which of them are for what.
 
-    Folders of the names of `SPLIT_WORDS` are the splits if one of them is for training
-    and another one is not, at the top or in the one folder that holds all images.
+    Folders that are named by `SPLIT_WORDS`, also as `train_images` or `val2017`, are
+    the splits if one of them is for training and another one is not, at the top or in
+    the one folder that holds all images.
 
     Raises:
         FileNotFoundError: If there are no images.
@@ -78,7 +88,7 @@ def find_splits(folder: Path) -> FolderSplits:
             " named as the validation or test images"
         )
     else:
-        note = _deeper(found.images, top)
+        note = _deeper(found.images, top) or _similar(found.images, top)
     titles = {"train": f"'{folder}'"}
     return FolderSplits({"train": found.images}, titles, found, note=note)
 
@@ -130,7 +140,7 @@ def _named_folders(folder: Path, images: Sequence[str]) -> tuple[str, dict[str, 
     while True:
         named: dict[str, str] = {}
         for name in sorted(os.listdir(folder / top)):
-            split = SPLIT_WORDS.get(name.lower())
+            split = _split_of(name)
             path = folder / top / name
             # A link to nothing may have been a folder.
             lost = path.is_symlink() and not path.exists()
@@ -159,7 +169,7 @@ def _deeper(images: Sequence[str], top: str) -> str | None:
     examples: dict[str, str] = {}
     for name in images:
         for parent in PurePosixPath(name[len(top) :]).parents:
-            split = SPLIT_WORDS.get(parent.name.lower())
+            split = _split_of(parent.name)
             if split is not None:
                 examples.setdefault(split, top + str(parent))
     if "train" not in examples or len(examples) == 1:
@@ -168,6 +178,27 @@ def _deeper(images: Sequence[str], top: str) -> str | None:
         f"folders such as {_listed(examples.values())} are no splits, since they are"
         " not at the top: their images are drawn together"
     )
+
+
+def _similar(images: Sequence[str], top: str) -> str | None:
+    """Says that folders whose names begin as those of splits are none."""
+    examples: dict[str, str] = {}
+    for name in images:
+        folder, inside, _ = name[len(top) :].partition("/")
+        begins = _BEGINNING.match(folder.lower())
+        if inside and begins:
+            examples.setdefault(SPLIT_WORDS[begins[1]], top + folder)
+    if "train" not in examples or len(examples) == 1:
+        return None
+    return (
+        f"folders such as {_listed(examples.values())} are no splits, since they are"
+        " not named 'train', 'validation' or 'test': their images are drawn together"
+    )
+
+
+def _split_of(name: str) -> str | None:
+    named = _NAME.fullmatch(name.lower())
+    return SPLIT_WORDS[named[1]] if named else None
 
 
 def _listed(names: Iterable[str]) -> str:

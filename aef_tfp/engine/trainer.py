@@ -135,6 +135,18 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
         ]
 
     @property
+    def metrics_names(self) -> list[str]:
+        """Names of what `evaluate` returns, in its order: the loss is the first."""
+        return self._in_order(self._test_result())
+
+    def _in_order(self, logs: dict[str, Any]) -> list[str]:
+        # A graph returns a dictionary in alphabetical order.
+        return ["loss", *sorted(logs.keys() - {"loss"})]
+
+    def _flatten_metrics_in_order(self, logs):
+        return [logs[name] for name in self._in_order(logs)]
+
+    @property
     def metrics(self):
         """All trackers, the user's last; `fit` resets them at each epoch."""
         return [*self.trackers, *metrics_of_layers(self)]
@@ -262,9 +274,9 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
             for function in (admit, run_step, result)
         )
 
-        def run(iterator):
+        def run(iterator, most):
             steps = 0
-            for _ in tf.range(self.steps_per_execution):
+            for _ in tf.range(most):
                 data = iterator.get_next_as_optional()
                 if data.has_value():
                     run_step(admit(data.get_value()))
@@ -278,8 +290,10 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
 
         def run_or_stop(iterator):
             running = contextlib.nullcontext() if pays else as_traced()
+            # Not a constant of the graph: it may be set between two trainings.
+            most = tf.constant(self.steps_per_execution)
             with self._refusals.telling(), running:
-                steps, logs = compiled(iterator)
+                steps, logs = compiled(iterator, most)
             if int(steps) == 0:
                 if not self._have_data_come:
                     raise ValueError(

@@ -121,7 +121,7 @@ class Files(Mixin):
                 keeps those that it has.
         """
         former = self.get_weights()
-        self._found_format = _FORMAT
+        self._found_format: int | None = _FORMAT
         try:
             with warnings.catch_warnings(record=skip_mismatch) as said:
                 if skip_mismatch:

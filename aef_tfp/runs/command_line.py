@@ -20,6 +20,9 @@ __all__ = ["BadCommandLine", "Terminated", "named_options", "parse", "run_comman
 
 _HELP = ("-h", "--help")
 
+# The beginning of a path in the home directory, as an argument or an option's value.
+_HOME = re.compile(r"^(?P<option>--[\w-]+=)?~(?=/|$)")
+
 
 class BadCommandLine(ValueError):  # noqa: N818 - as CannotWrite and DamagedFile
     """A command line that is no command; the exit status is that of other parsers."""
@@ -34,7 +37,8 @@ def parse(
 
     Beyond what tyro refuses: empty values, and values of flags (`--download=no`), which
     would be taken for the next positional argument. Of an option that is given twice
-    the last one holds, as everywhere.
+    the last one holds, as everywhere. `~` is the home directory behind a `=`, too,
+    where no shell expands it.
 
     Args:
         kind: The dataclass.
@@ -46,6 +50,7 @@ def parse(
     Raises:
         BadCommandLine: If it is not to be parsed; the message is one line.
     """
+    argv = [_HOME.sub(_with_home, argument) for argument in argv]
     _check(argv, _types(kind))
     if default is not None:
         options["default"] = default
@@ -57,6 +62,10 @@ def parse(
             if not end.code:
                 raise
     raise BadCommandLine(_one_line(said.getvalue()))
+
+
+def _with_home(match: re.Match[str]) -> str:
+    return (match["option"] or "") + os.path.expanduser("~")
 
 
 def named_options(argv: Sequence[str]) -> tuple[str, ...]:

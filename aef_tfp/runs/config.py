@@ -67,6 +67,13 @@ _OF_WEIGHTS = (
     "noise_std",
     "denoising_target",
     "seed",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "ema",
+    "clip_norm",
+    "batch_size",
 )
 
 

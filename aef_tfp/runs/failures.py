@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -42,9 +43,9 @@ def explained(checkpoints: Checkpoints, chief: bool) -> Iterator[None]:
                 f"{stopped} {error} {kept}; resumed, the run would take the same steps "
                 "once more, so start a new one."
             ) from None
+        resume = shlex.join(["--resume", str(checkpoints.run_dir)])
         raise TrainingFailed(
-            f"{stopped} {_reason(error)}. {kept}; --resume {checkpoints.run_dir} goes "
-            "on."
+            f"{stopped} {_reason(error)}. {kept}; {resume} goes on."
         ) from error
 
 

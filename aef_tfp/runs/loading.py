@@ -53,7 +53,7 @@ def load(
         >>> model.save("digits.keras")
         >>> same = aef_tfp.load("digits.keras")
     """
-    place = Path(path)
+    place = Path(path).expanduser()
     if not place.exists():
         raise FileNotFoundError(f"{place} is not there; {_WHAT}.")
     with keras.saving.custom_object_scope(dict(custom_objects or {})):

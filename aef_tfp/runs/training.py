@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ from aef_tfp.runs.reconstructions import (
     is_denoiser,
     reconstruction_records,
 )
-from aef_tfp.saved import save_best
+from aef_tfp.saved import read_label, save_best
 from aef_tfp.terminal import as_typed, waiting
 
 __all__ = ["build_model", "train"]
@@ -141,6 +142,10 @@ def train(
         )
         done, state = checkpoints.store.newest_state()
         check_weights(config, state.get("settings"), checkpoints.store.directory)
+        if resume and checkpoints.best_path.is_file():
+            # Not when it is read at the end, or written over before.
+            label = read_label(checkpoints.best_path)
+            check_weights(config, label.get("settings"), checkpoints.best_path)
         if config.iterations < done:
             raise ValueError(
                 f"The run {run_dir} has gone on to iteration {done} already; "
@@ -231,7 +236,8 @@ def _check_new(run_dir: Path) -> None:
     if run_dir.exists() and any(_visible_files(run_dir)):
         raise FileExistsError(
             f"The run directory {run_dir} exists and is not empty; choose another one "
-            f"with --run-dir, or go on in it with --resume {run_dir}."
+            f"with --run-dir, or go on in it with --resume "
+            f"{shlex.quote(str(run_dir))}."
         )
 
 
@@ -317,6 +323,12 @@ def _fit(
                 verbose=verbose,
             )
             done += steps * epochs
+    if checkpoints.stopped_early and verbose and is_chief(model.distribute_strategy):
+        print(
+            f"ended at iteration {checkpoints.iteration:,} of {total:,}: no better "
+            f"validation in {config.patience:,} iterations (--patience); it stays so",
+            flush=True,
+        )
     if checkpoints.is_best_lost:
         advice = (
             f"go on with {as_typed('train', '--resume', run_dir)} and more "

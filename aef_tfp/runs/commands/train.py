@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,7 +175,9 @@ def _run(argv: list[str]) -> int:
     print("Best validation checkpoint on the test set:")
     print(summary(records))
     pictures = ", ".join(str(path) for path in sorted(run_dir.glob("*.png")))
-    print(f"Pictures: {pictures}; logs: tensorboard --logdir {run_dir}")
+    print(
+        f"Pictures: {pictures}; logs: tensorboard --logdir {shlex.quote(str(run_dir))}"
+    )
     return 0
 
 
