@@ -506,12 +506,12 @@ class Clock:
             "about 2 s per iteration: first validation in about 2.7 min, all 3,000"
             " iterations in about 1.7 h without validations",
         ),
-        # One in an epoch, which compiles; so it is the next one.
+        # One in an epoch, which compiles; so it is the next epoch, after a validation.
         (
             0,
             100,
             [60, 5, 1e9],
-            "about 0.05 s per iteration: first validation in about 1 s, all 3,000"
+            "about 0.05 s per iteration: next validation in about 1 s, all 3,000"
             " iterations in about 2.3 min without validations",
         ),
         (

@@ -83,7 +83,7 @@ class Duration(keras.callbacks.Callback):
         second = self._seconds / self._steps
         to_validation = (self._epoch_end - self._iteration) * second
         to_end = (self.total - self._iteration) * second
-        which = "next" if self.done else "first"
+        which = "next" if self._epoch_start else "first"
         rest = "the remaining" if self.done else "all"
         number = self.total - self.done
         return (

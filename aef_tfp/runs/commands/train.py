@@ -185,6 +185,7 @@ def _length(config: RunSettings) -> str:
     """What is known of the iterations before the images are."""
     total, epoch = config.iterations, config.validation_interval
     if total and epoch:
+        epoch = min(epoch, total)
         return (
             f"{total} iterations, an epoch below is {epoch} of them and one validation"
         )
