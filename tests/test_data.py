@@ -513,6 +513,21 @@ def test_what_interpolation_overshoots_is_cut_off(made_dir, made):
     np.testing.assert_array_equal(found, np.clip(np.round(smooth), 0, 255))
 
 
+def test_interpolation_makes_no_other_levels():
+    class Stored:
+        def as_dataset(self, **options):
+            image = np.zeros([2, 8, 8, 1], np.uint8)
+            image[:, 2:6, 2:6] = [[[[16]]], [[[18]]]]
+            return tf.data.Dataset.from_tensor_slices({"image": image})
+
+    info = dataclasses.replace(
+        data.dataset_info("digits"), crop=(0, 0, 8, 8), image_shape=(11, 11, 1)
+    )
+    [batch] = prepared._examples(Stored(), info, "test").as_numpy_iterator()
+    # A pixel above the levels is still to be refused.
+    assert [image.max() for image in batch["image"]] == [16, 18]
+
+
 def test_a_crop_to_the_wanted_size_changes_no_pixel(made_dir, made):
     made(crop=(3, 0, 8, 8), image_shape=(8, 8, 3))
     found = data.load_splits("made", made_dir).validation.images

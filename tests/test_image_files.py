@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -1052,8 +1053,73 @@ def test_the_levels_of_a_folder(tmp_path):
     assert splits.info.num_levels == 20
     assert len(splits.notes) == 2
     assert data.load_splits("folder", tmp_path).notes[2].startswith("the largest value")
-    with pytest.raises(ValueError, match=r"^data set 'folder' .* value 19, but"):
+    with pytest.raises(ValueError, match=r"19\.png' has a pixel of value 19, but"):
         data.load_splits("folder", tmp_path, num_levels=19)
+
+
+@pytest.mark.parametrize("image_size", [16, 44])
+def test_resizing_makes_no_other_levels(tmp_path, rng, image_size):
+    for index in range(5):
+        pixels = 16 * rng.integers(0, 2, [30, 30], np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    options = {"image_size": image_size, "num_levels": 17}
+    splits = data.load_splits("folder", tmp_path, **options)
+    assert max(images.max() for images in all_images(splits)) == 16
+    # In a cache, they are others than those of 256 levels.
+    cached = {"image_size": image_size, "memory_limit": 0, "cache_dir": tmp_path / ".c"}
+    bytes_ = data.load_splits("folder", tmp_path, **cached)
+    assert max(images.max() for images in all_images(bytes_)) > 16
+    again = data.load_splits("folder", tmp_path, num_levels=17, **cached)
+    for one, other in zip(all_images(splits), all_images(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # What is said is what the file has, also where smaller images would hide it.
+    pixels[3, 3] = 17
+    Image.fromarray(pixels).save(tmp_path / "4.png")
+    with pytest.raises(ValueError, match=r"4\.png' has a pixel of value 17, but"):
+        data.load_splits("folder", tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("a.png", 1), ("a.png", 2), ("a.png", 4), ("a.tif", 1), ("a.pgm", 4)],
+)
+def test_few_bits_are_levels_of_their_own(tmp_path, name, bits):
+    white = 2**bits - 1
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) % (white + 1)
+    file = tmp_path / name
+    if name == "a.pgm":
+        file.write_bytes(b"P5 8 8 15\n" + pixels.tobytes())
+    elif bits == 1:
+        Image.fromarray(255 * pixels).convert("1").save(file)
+    else:
+        rows = np.unpackbits(pixels[..., None], axis=-1)[..., -bits:]
+        packed = np.packbits(rows.reshape(8, -1), axis=-1)
+        head = np.array([8, 8], ">u4").tobytes() + bytes([bits, 0, 0, 0, 0])
+        lines = b"".join(b"\0" + row.tobytes() for row in packed)
+        parts = [(b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+        chunks = [
+            len(body).to_bytes(4, "big")
+            + kind
+            + body
+            + zlib.crc32(kind + body).to_bytes(4, "big")
+            for kind, body in parts
+        ]
+        file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    found = read_image(file, 8, 8, 1, num_levels=white + 1)
+    np.testing.assert_array_equal(found[..., 0], pixels)
+    # Of 256 levels, white is the last one.
+    assert read_image(file, 8, 8, 3).max() == 255
+    if bits > 1:
+        with pytest.raises(ValueError, match=f"a pixel of value {white}, but"):
+            read_image(file, 8, 8, 1, num_levels=white)
+
+
+def test_transparent_pixels_are_of_the_brightest_level(tmp_path):
+    image = Image.new("LA", (8, 8), (3, 0))
+    image.paste((3, 255), (0, 0, 8, 4))
+    image.save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png", 8, 8, 1, num_levels=17)[..., 0]
+    np.testing.assert_array_equal(found, np.repeat([3, 16], 4)[:, None] + np.zeros(8))
 
 
 def test_a_run_that_has_begun_is_not_asked_for_a_depth(tmp_path):

@@ -18,6 +18,7 @@ from aef_tfp.data.image_files import (
     read_header,
     read_image,
 )
+from aef_tfp.data.levels import AboveLevels
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
 from aef_tfp.data.storage import Facts, decode_once
@@ -58,6 +59,7 @@ def load_folder(
     *,
     image_size: int | None,
     channels: int | None,
+    num_levels: int | None,
     bit_depth: int | None,
     seed: int,
     skip_unreadable: bool,
@@ -86,10 +88,11 @@ def load_folder(
     shape, note = _shape(list(headers.values()), image_size, channels)
     depth = _depth(path, headers, bit_depth)
     readable = list(headers)
+    levels = num_levels or 256
 
     def fill(out: np.ndarray) -> tuple[int, None, Facts]:
         def read(index: int) -> None:
-            out[index] = read_image(path / readable[index], *shape, depth)
+            out[index] = read_image(path / readable[index], *shape, depth, levels)
 
         failures = dict(bad)
         for index, result in enumerate(parallel(read, range(len(readable)))):
@@ -99,6 +102,8 @@ def load_folder(
                     f" {result}: pass another --bit-depth (bit_depth=...), or convert"
                     " the files to 8 bits"
                 )
+            if isinstance(result, AboveLevels):
+                raise result
             if isinstance(result, Exception):
                 failures[readable[index]] = problem(result)
         failures = dict(sorted(failures.items()))
@@ -123,7 +128,9 @@ def load_folder(
         (len(readable), *shape),
         fill,
         key=[[name, *_state(path / name)] for name in names]
-        + [str(path.resolve()), skip_unreadable, depth],
+        + [str(path.resolve()), skip_unreadable, depth]
+        # Without fewer levels it is the key that older versions made.
+        + ([levels] if levels < 256 else []),
         memory_limit=memory_limit,
         cache_dir=cache_dir,
     )

@@ -17,6 +17,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from aef_tfp.data.levels import AboveLevels
+
 __all__ = [
     "EXTENSIONS",
     "Header",
@@ -48,6 +50,9 @@ _FORMATS = tuple(_ENDINGS)
 
 _SIXTEEN_BITS = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 _GREY_MODES = {"1", "L", "LA", "La", "F", *_SIXTEEN_BITS}
+
+# The largest value of grey files of 2 and 4 bits, which Pillow makes 255.
+_FEW_BITS = {"L;2": 3, "L;4": 15}
 
 # A tag of TIFF files, and what it is where 0 stands for white.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
@@ -107,6 +112,22 @@ def _is_cut(image: Image.Image) -> bool:
     )
 
 
+def _own_white(image: Image.Image) -> int:
+    """The largest value that a file of up to 8 bits can have: Pillow makes it 255."""
+    if image.mode == "1":
+        return 1
+    for name, _, _, arguments in getattr(image, "tile", []):
+        words = arguments if isinstance(arguments, tuple) else (arguments,)
+        for word in words:
+            # TIFF has further letters for the order of bits.
+            if isinstance(word, str) and word[:3] in _FEW_BITS:
+                return _FEW_BITS[word[:3]]
+            # Of PPM files with another white than 255.
+            if name.startswith("ppm") and isinstance(word, int):
+                return min(word, 255)
+    return 255
+
+
 def largest_value(path: Path) -> int:
     """The largest value of a file of 16 bits, to the precision that Pillow reads."""
     with _opened(path) as image:
@@ -117,7 +138,12 @@ def largest_value(path: Path) -> int:
 
 
 def read_image(
-    path: Path, height: int, width: int, channels: int, bit_depth: int = 16
+    path: Path,
+    height: int,
+    width: int,
+    channels: int,
+    bit_depth: int = 16,
+    num_levels: int = 256,
 ) -> np.ndarray:
     """An image file, cropped around its centre and resized.
 
@@ -126,18 +152,23 @@ def read_image(
     animation the first frame is taken. The largest centred part of the wanted
     proportions is resized: bicubic, antialiased.
 
+    With fewer than 256 levels, values are those of the file, of one bit 0 and 1, and
+    what resizing makes of them stays among the levels.
+
     Args:
         path: The file.
         height: Rows wanted.
         width: Columns wanted.
         channels: 1 for grey (of colours the luma of ITU-R 601-2), 3 for RGB.
         bit_depth: How many of 16 bits are used: white is 2**bit_depth - 1.
+        num_levels: How many values a pixel can take.
 
     Returns:
         `[height, width, channels]`, uint8.
 
     Raises:
         TooManyBits: If a value of 16 bits is above that.
+        AboveLevels: If a value that is not cropped is above the levels.
         Exception: Whatever Pillow raises of a damaged file.
     """
     with _opened(path) as file:
@@ -147,18 +178,30 @@ def read_image(
         file.draft(None, (longer, longer))
         if bit_depth < 16 and _is_cut(file):
             raise TooManyBits("has 16 bits, of which only the upper 8 can be read")
+        own = _own_white(file) if num_levels < 256 else 255
         # Pillow minds this where a TIFF file has 8 bits, not where it has more.
         inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = _eight_bits(ImageOps.exif_transpose(file), bit_depth, inverted)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
+        # The brightest level, in what Pillow makes of the file.
+        level = min(255, round(255 * (num_levels - 1) / own))
+        white = Image.new("RGBA", image.size, (level, level, level, 255))
         image = Image.alpha_composite(white, image)
     image = image.convert("L" if channels == 1 else "RGB")
     image = image.crop(_central(image.width, image.height, width, height))
+    if own < 255:
+        table = [round(own * value / 255) for value in range(256)]
+        image = image.point(table * channels)
+    if num_levels < 256:
+        largest = int(np.asarray(image).max())
+        if largest >= num_levels:
+            raise AboveLevels(f"'{path}'", largest, num_levels)
     # On the way to a smaller size Pillow antialiases.
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
+    pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
+    # Bicubic interpolation goes beyond the values it is between.
+    return np.minimum(pixels, np.uint8(num_levels - 1))
 
 
 def _central(

@@ -6,13 +6,31 @@ import numpy as np
 
 from aef_tfp.data.splits import Splits
 
-__all__ = ["with_levels"]
+__all__ = ["AboveLevels", "with_levels"]
 
 # Of 256 levels, photographs and drawings use the upper half, too.
 _SMALL = 128
 
 # Images that are looked at once, which may come from a file.
 _CHUNK = 1024
+
+
+class AboveLevels(ValueError):  # noqa: N818 - as TooManyBits
+    """A pixel is above the number of levels.
+
+    Args:
+        where: What holds the pixel, for the message.
+        value: Of the pixel, as the file has it.
+        num_levels: How many values a pixel can take.
+    """
+
+    def __init__(self, where: str, value: int, num_levels: int) -> None:
+        super().__init__(
+            f"{where} has a pixel of value {value}, but num_levels is {num_levels}, so"
+            f" at most {num_levels - 1}: pass a higher --num-levels (num_levels=...),"
+            " or correct the images"
+        )
+        self.where, self.value = where, value
 
 
 def with_levels(splits: Splits, num_levels: int | None) -> Splits:
@@ -27,7 +45,7 @@ def with_levels(splits: Splits, num_levels: int | None) -> Splits:
         training images have small values only.
 
     Raises:
-        ValueError: If a pixel has another value.
+        AboveLevels: If a pixel has another value.
     """
     if num_levels is None:
         largest = _largest(splits.train.images, _SMALL)
@@ -42,12 +60,8 @@ def with_levels(splits: Splits, num_levels: int | None) -> Splits:
     for name in ("train", "validation", "test"):
         largest = _largest(getattr(splits, name).images, num_levels)
         if largest >= num_levels:
-            raise ValueError(
-                f"data set {splits.info.name!r} ({name}) has a pixel of value"
-                f" {largest}, but num_levels is {num_levels}, so at most"
-                f" {num_levels - 1}: pass a higher --num-levels (num_levels=...), or"
-                " correct the images"
-            )
+            where = f"data set {splits.info.name!r} ({name})"
+            raise AboveLevels(where, largest, num_levels)
     info = dataclasses.replace(splits.info, num_levels=num_levels)
     return dataclasses.replace(splits, info=info)
 

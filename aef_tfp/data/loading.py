@@ -77,7 +77,8 @@ def load_splits(
             1 makes colours grey.
         num_levels: How many values a pixel can take, 0 to `num_levels - 1`, for
             `folder` and `npz` only: from 2 to 256. None is 256; `notes` then says if
-            the training images have small values only.
+            the training images have small values only. Fewer are checked in the files
+            of `folder`, where those of one bit hold 0 and 1, and kept by resizing.
         bit_depth: How many of 16 bits the files of `folder` use, from 8 to 16: scans
             of 12 bits are stored in 16. None is 16, unless no file uses more than 14,
             which is refused: it must be said.
@@ -122,7 +123,7 @@ def load_splits(
         from aef_tfp.data.folder import load_folder
 
         own |= {"bit_depth": bit_depth, "skip_unreadable": skip_unreadable}
-        splits = load_folder(info, data_dir, **own)
+        splits = load_folder(info, data_dir, num_levels=num_levels, **own)
     from aef_tfp.data.levels import with_levels
 
     return with_levels(splits, num_levels)

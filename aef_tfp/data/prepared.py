@@ -335,12 +335,15 @@ def _examples(builder: Any, info: DatasetInfo, split: str) -> Any:
         image = example["image"]
         if info.crop is not None:
             image = tf.image.crop_to_bounding_box(image, *info.crop)
+            # A pixel above the levels is to be found, and none is to be made.
+            largest = tf.maximum(tf.reduce_max(image), info.num_levels - 1)
             size = info.image_shape[:2]
             if info.transpose:
                 size = size[::-1]
             # Bicubic interpolation goes beyond the values it is between.
             image = tf.image.resize(image, size, "bicubic", antialias=True)
             image = tf.saturate_cast(tf.round(image), tf.uint8)
+            image = tf.minimum(image, largest)
         if info.transpose:
             image = tf.transpose(image, [1, 0, 2])
         chosen = {"image": image}
