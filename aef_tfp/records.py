@@ -64,6 +64,7 @@ class Record:
         dataset: Name of the data set; None if unknown.
         num_levels: Values that a pixel can take; None if unknown or continuous.
         images: Which images they are, by their digest; None if unknown.
+        anomalies: The same of the images that they are told from; None without any.
         temperature: Of samples that were judged.
         features: Name of the features that judged them.
         seed: Seed of the noise.
@@ -87,6 +88,7 @@ class Record:
     dataset: str | None = None
     num_levels: int | None = None
     images: str | None = None
+    anomalies: str | None = None
     temperature: float | None = None
     features: str | None = None
     seed: int = 0
@@ -299,8 +301,9 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
     """Returns the newest records of several runs side by side, a column per run.
 
     What stands in a row can be compared: it is one quantity by one estimator, of equal
-    images with equal levels, samples, proposal, temperature and features. Where rows of
-    one quantity differ in one of these, that is a column, too.
+    images with equal levels, samples, proposal, temperature and features, told from
+    equal anomalies. Where rows of one quantity differ in one of these, that is a
+    column, too.
 
     Args:
         runs: Records by the name of their run.
@@ -354,6 +357,7 @@ _FACTS = {
     "data": lambda record: record.dataset or "?",
     "levels": lambda record: str(record.num_levels or "?"),
     "set": lambda record: record.images or "?",
+    "anomalies": lambda record: record.anomalies or ("?" if _is_area(record) else ""),
     "temperature": lambda record: (
         "" if record.temperature is None else f"{record.temperature}"
     ),
@@ -365,7 +369,12 @@ _FACTS = {
 def _key(record: Record, run: str) -> tuple:
     # Of unknown images nobody knows that they are equal.
     known = record.images or f"those of {run}"
-    return (_row(record), known, *(fact(record) for fact in _FACTS.values()))
+    others = record.anomalies or (f"those of {run}" if _is_area(record) else "")
+    return (_row(record), known, others, *(fact(record) for fact in _FACTS.values()))
+
+
+def _is_area(record: Record) -> bool:
+    return record.name.startswith("auroc_")
 
 
 def _row(record: Record) -> str:

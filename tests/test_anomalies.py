@@ -51,21 +51,23 @@ def test_scores_without_an_area_are_refused(scores, message):
 
 
 def test_likelihoods_are_to_be_high_and_errors_low():
-    def records(log_prob, error):
-        facts = {"split": "test", "estimator": "any"}
+    def records(log_prob, error, images):
+        facts = {"split": "test", "estimator": "any", "images": images}
         bits = {"bits_per_dim": -np.array(log_prob), "log_prob": log_prob}
         return records_of_means(
             {**bits, "reconstruction_error": error}, proposal=None, **facts
         )
 
-    normal = records([3.0, 4.0, 5.0], [0.1, 0.1, 0.3])
-    others = records([1.0, 2.0], [0.2, 0.2])
+    normal = records([3.0, 4.0, 5.0], [0.1, 0.1, 0.3], "01234567")
+    others = records([1.0, 2.0], [0.2, 0.2], "89abcdef")
     found = {r.name: r for r in anomaly_records(normal, others, against="others")}
     # Bits say what nats say.
     assert list(found) == ["auroc_log_prob", "auroc_reconstruction_error"]
     assert found["auroc_log_prob"].value == 1.0
     assert found["auroc_reconstruction_error"].value == pytest.approx(2 / 3)
     assert found["auroc_log_prob"].num_images == 3
+    assert found["auroc_log_prob"].images == "01234567"
+    assert found["auroc_log_prob"].anomalies == "89abcdef"
     assert found["auroc_log_prob"].detail == "log_prob 4, and 1.5 of the others"
 
 

@@ -648,6 +648,7 @@ def test_a_comparison_keeps_unlike_numbers_apart():
         ("dataset", ("mnist", "kmnist"), "data"),
         ("num_levels", (17, 256), "levels"),
         ("images", ("0123abcd", "4567abcd"), "set"),
+        ("anomalies", ("0123abcd", "4567abcd"), "anomalies"),
         ("temperature", (1.0, 0.85), "temperature"),
         ("features", ("classifier one", "classifier two"), "features"),
         ("estimator", ("importance sampling", "two samples"), "estimator"),
@@ -680,6 +681,19 @@ def test_images_that_nobody_knows_are_not_the_same():
     )
     [_, row, _] = metrics.comparison({"a": [old, newer]}).splitlines()
     assert row.endswith("2.0000 +- 0.2500")
+
+
+def test_anomalies_that_nobody_knows_are_not_the_same(tmp_path):
+    old = record(name="auroc_log_prob")
+    lines = metrics.comparison({"a": [old], "b": [old]}).splitlines()
+    assert len(lines) == 4
+    assert len(metrics.comparison({"a": [old, old], "b": []}).splitlines()) == 3
+    # As older versions wrote it.
+    metrics.append_records(tmp_path, [old])
+    [entry] = json.loads((tmp_path / "metrics.json").read_text())
+    del entry["anomalies"]
+    (tmp_path / "metrics.json").write_text(json.dumps([entry]))
+    assert metrics.read_records(tmp_path) == [old]
 
 
 def test_a_digest_tells_images_apart(rng):

@@ -101,6 +101,7 @@ def anomaly_records(
                 f"{other.num_images} {against}",
                 detail=f"{record.name} {record.value:.5g}, and {other.value:.5g} of "
                 f"the {against}",
+                anomalies=other.images,
                 per_image=None,
             )
         )
