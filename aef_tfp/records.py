@@ -323,9 +323,13 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
     for run, found in by_row.items():
         cells = [_value(found[key]) if key in found else "-" for key in keys]
         table.append([run, *cells])
+    # Of superseded numbers, which are not shown, nobody asks.
     iterations = [
-        ", ".join(sorted({f"{r.iteration:,}" for r in records if r.iteration}))
-        for records in runs.values()
+        ", ".join(
+            f"{number:,}"
+            for number in sorted({r.iteration for r in found.values() if r.iteration})
+        )
+        for found in by_row.values()
     ]
     if any(iterations):
         for i, column in enumerate(table):

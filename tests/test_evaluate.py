@@ -642,6 +642,12 @@ def test_a_comparison_keeps_unlike_numbers_apart():
     assert "1,000, 2,000" in rows["iterations"]
 
 
+def test_iterations_are_those_of_the_numbers_that_are_shown():
+    superseded = [record(iteration=number) for number in (20, 900, 1000)]
+    text = metrics.comparison({"a": [*superseded, record(split="train", iteration=30)]})
+    assert text.splitlines()[-1].split("  ")[-1] == "30, 1,000"
+
+
 @pytest.mark.parametrize(
     ("fact", "values", "title"),
     [
