@@ -86,14 +86,21 @@ def test_estimates_meet_those_of_their_proposal():
     assert areas == {"encoder": 0.0, "laplace": 1.0}
 
 
+def black_images(num_levels=256):
+    """Those of a run."""
+    part = Split(np.zeros([4, 8, 8, 1], np.uint8))
+    facts = dataclasses.replace(
+        dataset_info("folder"), image_shape=(8, 8, 1), num_levels=num_levels
+    )
+    return Splits(part, part, part, facts)
+
+
 def test_all_images_of_a_folder_are_made_like_the_runs(tmp_path, rng):
     for i in range(6):
         picture = rng.integers(0, 256, [12, 16, 3], np.uint8)
         save_png(tmp_path / f"{i}.png", picture)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    part = Split(np.zeros([4, 8, 8, 1], np.uint8))
-    facts = dataclasses.replace(dataset_info("folder"), image_shape=(8, 8, 1))
-    own = Splits(part, part, part, facts)
+    own = black_images()
     run = dataclasses.replace(get_preset("folder-vae-8"), skip_unreadable=True)
     what, images, notes = load_anomalies(str(tmp_path), run, own)
     assert images.shape == (6, 8, 8, 1)
@@ -101,3 +108,53 @@ def test_all_images_of_a_folder_are_made_like_the_runs(tmp_path, rng):
     # Nothing is left out unsaid; splits are not drawn.
     assert any("broken.png" in note for note in notes)
     assert not any("training" in note for note in notes)
+
+
+RUN = get_preset("folder-vae-8")
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "NPZ"])
+def test_two_anomalies_are_enough(kind, tmp_path, rng):
+    images = rng.integers(0, 256, [3, 8, 8, 1], np.uint8)
+    for number in (3, 2, 1):
+        place = tmp_path / f"{number}.{kind}"
+        if kind == "folder":
+            place.mkdir()
+            for i, image in enumerate(images[:number]):
+                save_png(place / f"{i}.png", image)
+        else:
+            with place.open("wb") as file:
+                np.savez(file, images=images[:number])
+        if number > 1:
+            found = load_anomalies(str(place), RUN, black_images()).images
+            assert sorted(map(bytes, found)) == sorted(map(bytes, images[:number]))
+    message = "anomalies must be at least 2 images, got 1 in"
+    with pytest.raises(ValueError, match=message):
+        load_anomalies(str(place), RUN, black_images())
+
+
+def test_images_of_the_run_are_no_anomalies(tmp_path, rng):
+    images = np.zeros([5, 8, 8, 1], np.uint8)
+    np.savez(tmp_path / "a.npz", images=images)
+    with pytest.raises(ValueError, match=r"other .*a\.npz', all of which") as e:
+        load_anomalies(str(tmp_path / "a.npz"), RUN, black_images())
+    assert "\n" not in str(e.value)
+    images[:3] = rng.integers(0, 256, [3, 8, 8, 1])
+    np.savez(tmp_path / "a.npz", images=images)
+    _, _, notes = load_anomalies(str(tmp_path / "a.npz"), RUN, black_images())
+    assert [note for note in notes if note.startswith("2 of 5 are images of the run")]
+
+
+def test_refused_anomalies_are_told_what_an_evaluation_takes(tmp_path):
+    save_png(tmp_path / "a.png", np.full([8, 8, 1], 40, np.uint8))
+    save_png(tmp_path / "b.png", np.full([8, 8, 1], 40, np.uint8))
+    np.savez(tmp_path / "a.npz", images=np.full([5, 8, 8, 1], 40, np.uint8))
+    expected = {
+        "a.png": r"a folder of images or an \.npz file, got the file '.*a\.png'",
+        "a.npz": r"17 levels of the run, .* got a pixel of value 40 in '.*a\.npz'",
+        "": r"17 levels of the run, .* got a pixel of value 40 in '.*[ab]\.png'",
+    }
+    for name, message in expected.items():
+        with pytest.raises(ValueError, match=message) as error:
+            load_anomalies(str(tmp_path / name), RUN, black_images(17))
+        assert "--" not in str(error.value)

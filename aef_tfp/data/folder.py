@@ -65,8 +65,9 @@ def load_folder(
     skip_unreadable: bool,
     memory_limit: int | None,
     cache_dir: str | os.PathLike[str] | None,
+    whole: bool = False,
 ) -> Splits:
-    """Reads all image files below a folder; see `load_splits`."""
+    """Reads all image files below a folder; see `load_splits` and `load_whole`."""
     path = image_folder(folder)
     files = find_splits(path)
     notes = _notes_of_files(files, path, skip_unreadable)
@@ -144,7 +145,7 @@ def load_folder(
     given = dict.fromkeys(files.images, 0)
     for name in names:
         given[places[name]] += name not in failures
-    sizes = drawn_sizes(given, files.titles)
+    sizes = drawn_sizes(given, files.titles, whole)
     notes.append(sizes_note(sizes, given, seed, files.by))
     if decoded.note:
         notes.append(decoded.note)

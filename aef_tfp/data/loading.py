@@ -7,7 +7,7 @@ from typing import Any
 from aef_tfp.data.registry import DatasetInfo, dataset_info
 from aef_tfp.data.splits import Splits
 
-__all__ = ["check_source", "load_splits"]
+__all__ = ["check_source", "load_splits", "load_whole"]
 
 
 def load_splits(
@@ -115,17 +115,52 @@ def load_splits(
         "seed": seed,
         **storage,
     }
+    if info.source == "folder":
+        own |= {"bit_depth": bit_depth, "skip_unreadable": skip_unreadable}
+    return _load_own(info, data_dir, num_levels, **own)
+
+
+def load_whole(
+    name: str,
+    place: str | os.PathLike[str],
+    *,
+    num_levels: int | None = None,
+    seed: int = 3,
+    **own: Any,
+) -> Splits:
+    """All images of a folder or a NumPy file, which no run is to be trained on.
+
+    They are read, and ordered by the seed, as by `load_splits`. Since all of them are
+    for one purpose, there may be few: a split may have none.
+
+    Args:
+        name: `folder` or `npz`.
+        place: The folder, or the file.
+        num_levels: As for `load_splits`.
+        seed: As for `load_splits`.
+        **own: For `folder`: `image_size`, `channels`, `bit_depth` and
+            `skip_unreadable`, as for `load_splits`.
+    """
+    unsaid = dict.fromkeys(("image_size", "channels", "memory_limit", "cache_dir"))
+    if name == "folder":
+        unsaid |= {"bit_depth": None, "skip_unreadable": False}
+    own = {**unsaid, **own, "seed": seed, "whole": True}
+    return _load_own(dataset_info(name), Path(place), num_levels, **own)
+
+
+def _load_own(
+    info: DatasetInfo, place: Path, num_levels: int | None, **own: Any
+) -> Splits:
+    from aef_tfp.data.levels import with_levels
+
     if info.source == "npz":
         from aef_tfp.data.npz import load_npz
 
-        splits = load_npz(info, data_dir, **own)
+        splits = load_npz(info, place, **own)
     else:
         from aef_tfp.data.folder import load_folder
 
-        own |= {"bit_depth": bit_depth, "skip_unreadable": skip_unreadable}
-        splits = load_folder(info, data_dir, num_levels=num_levels, **own)
-    from aef_tfp.data.levels import with_levels
-
+        splits = load_folder(info, place, num_levels=num_levels, **own)
     return with_levels(splits, num_levels)
 
 

@@ -43,8 +43,9 @@ def load_npz(
     seed: int,
     memory_limit: int | None,
     cache_dir: str | os.PathLike[str] | None,
+    whole: bool = False,
 ) -> Splits:
-    """Reads a NumPy file of images; see `load_splits`."""
+    """Reads a NumPy file of images; see `load_splits` and `load_whole`."""
     file = image_file(path)
     try:
         # The array of an .npy file is not read, only to be refused.
@@ -71,7 +72,7 @@ def load_npz(
         titles = {split: _title(n, file) for split, n in names.images.items()}
         if list(names.images) == ["train"]:
             titles = {"train": f"'{file}'"}
-        sizes = drawn_sizes(given, titles)
+        sizes = drawn_sizes(given, titles, whole)
         rows = _rows(given, sizes, seed)
         notes = [sizes_note(sizes, given, seed, f"in {str(file)!r}"), *unused, *notes]
         parts = []

@@ -91,7 +91,9 @@ class Splits:
     notes: tuple[str, ...] = ()
 
 
-def drawn_sizes(given: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+def drawn_sizes(
+    given: Mapping[str, int], names: Mapping[str, str], whole: bool = False
+) -> dict[str, int]:
     """How many images each split has, if what is not given is drawn from `train`.
 
     That is a tenth of them, and at least one for validation and two for test.
@@ -104,6 +106,7 @@ def drawn_sizes(given: Mapping[str, int], names: Mapping[str, str]) -> dict[str,
         given: The number of images of `train`, which are all images if nothing else is
             given, and of other splits.
         names: What to call those that are given.
+        whole: Whether all images are for one purpose, so that a split may have none.
 
     Raises:
         ValueError: If there are too few images.
@@ -112,8 +115,10 @@ def drawn_sizes(given: Mapping[str, int], names: Mapping[str, str]) -> dict[str,
     drawn = tuple(split for split in SPLITS if split not in given)
     tenth = max(1, round(given["train"] / 10))
     for split in drawn:
-        sizes[split] = max(_LEAST[split], tenth)
+        sizes[split] = min(max(_LEAST[split], tenth), sizes["train"])
         sizes["train"] -= sizes[split]
+    if whole:
+        return {split: sizes[split] for split in SPLITS}
     for split, number in given.items():
         shares = drawn if split == "train" else ()
         if sizes[split] < _LEAST[split]:

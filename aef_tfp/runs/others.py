@@ -1,13 +1,17 @@
 """Images that an evaluation reads beside those of the run."""
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from aef_tfp.data import Splits, load_splits
+from aef_tfp.data.levels import AboveLevels
+from aef_tfp.data.loading import load_whole
 from aef_tfp.data.registry import DATASETS
+from aef_tfp.data.splits import Split
 from aef_tfp.runs.config import RunSettings
 
 __all__ = ["Others", "load_anomalies", "load_labelled"]
@@ -42,7 +46,8 @@ def load_anomalies(
 
     Raises:
         FileNotFoundError: If there are no such images.
-        ValueError: If they have another shape or other levels than the run's.
+        ValueError: If they have another shape or other levels than the run's, are fewer
+            than 2, or are the run's own.
     """
     if _is_of_tfds(name):
         found = _load(name, splits, data_dir, download)
@@ -51,25 +56,83 @@ def load_anomalies(
         path = Path(name)
         if name in DATASETS or not name or not path.exists():
             raise _not_found("anomalies", name, ", or a folder of images or .npz file")
-        size, _, channels = splits.info.image_shape
-        own: dict[str, Any] = {"num_levels": splits.info.num_levels, "seed": run.seed}
-        is_file = path.suffix == ".npz"
-        if not is_file:
-            own |= {
-                "image_size": size,
-                "channels": channels,
-                # As in a run that has begun.
-                "bit_depth": run.bit_depth or 16,
-                "skip_unreadable": run.skip_unreadable,
-            }
-        found = load_splits("npz" if is_file else "folder", path, **own)
+        found = _load_whole(path, run, splits)
         what = f"images of {path.resolve().name}"
-        parts = (found.train, found.validation, found.test)
-        images = np.concatenate([part.images for part in parts])
+        images = np.concatenate([part.images for part in _parts(found)])
     _check_form("anomalies", name, found, splits)
+    if len(images) < 2:
+        raise ValueError(
+            f"anomalies must be at least 2 images, got {len(images)} in {name!r}; add "
+            "more."
+        )
     # Into what splits they would be drawn does not matter here.
     notes = [note for note in found.notes if not note.startswith("splits ")]
+    number = _count_own(images, splits)
+    if number == len(images):
+        raise ValueError(
+            f"anomalies must be other images than the run's, got {name!r}, all of "
+            "which are among them; name others."
+        )
+    if number:
+        notes.append(
+            f"{number:,} of {len(images):,} are images of the run itself, which nothing"
+            " tells from those: leave them out"
+        )
     return Others(what, images, notes)
+
+
+def _load_whole(path: Path, run: RunSettings, splits: Splits) -> Splits:
+    """Loads a folder or a NumPy file as a run's own images are loaded."""
+    levels = splits.info.num_levels
+    size, _, channels = splits.info.image_shape
+    own: dict[str, Any] = {}
+    is_file = path.is_file()
+    if is_file and path.suffix.lower() != ".npz":
+        raise ValueError(
+            "anomalies must be a data set of TFDS, a folder of images or an .npz file, "
+            f"got the file '{path}'; name the folder that it is in."
+        )
+    if not is_file:
+        own = {
+            "image_size": size,
+            "channels": channels,
+            # As in a run that has begun.
+            "bit_depth": run.bit_depth or 16,
+            "skip_unreadable": run.skip_unreadable,
+        }
+    kind = "npz" if is_file else "folder"
+    try:
+        return load_whole(kind, path, num_levels=levels, seed=run.seed, **own)
+    except AboveLevels as error:
+        # An evaluation is not asked for levels: they are the run's.
+        where = f"'{path}'" if is_file else error.where
+        raise ValueError(
+            f"anomalies must have the {levels} levels of the run, 0 to {levels - 1}, "
+            f"got a pixel of value {error.value} in {where}; scale the pixels, or name "
+            "other images."
+        ) from None
+
+
+def _parts(splits: Splits) -> tuple[Split, Split, Split]:
+    return splits.train, splits.validation, splits.test
+
+
+def _count_own(images: np.ndarray, splits: Splits) -> int:
+    """How many of the images are among the run's."""
+    digests = [_digest(image) for image in images]
+    wanted = set(digests)
+    # Only those that are found are kept: a run may have millions of images.
+    seen = {
+        digest
+        for part in _parts(splits)
+        for digest in map(_digest, part.images)
+        if digest in wanted
+    }
+    return sum(digest in seen for digest in digests)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def load_labelled(
