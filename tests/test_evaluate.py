@@ -266,6 +266,20 @@ def test_other_inception_weights_make_no_fid():
     assert records[0].estimator.startswith("FID")
 
 
+@pytest.mark.parametrize(("number", "is_few"), [(2, True), (3, True), (4, False)])
+def test_fewer_images_than_features_are_said(number, is_few, rng):
+    images = rng.uniform(size=(6, 2, 2, 1))
+    features = keras.layers.Flatten(name="pixels")
+    frechet, kernel = metrics.distance_records(
+        features, "classifier", images, images[:number], split="test"
+    )
+    message = f"TOO FEW IMAGES: {number} for the covariance of 4 features"
+    assert frechet.detail.startswith(message) is is_few
+    assert bool(frechet.detail) is is_few
+    assert not kernel.detail
+    assert (message in metrics.summary([frechet, kernel])) is is_few
+
+
 class Stub:
     """Images of noise, and features that are their pixels."""
 

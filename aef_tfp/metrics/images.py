@@ -70,7 +70,8 @@ def distance_records(
 
     Returns:
         Records `frechet_<kind>_distance` and `kernel_<kind>_distance`; the latter's
-        standard error is that of the value, over other images.
+        standard error is that of the value, over other images. The former's detail
+        warns of a set that has fewer images than features.
 
     Raises:
         ValueError: If a set has fewer than 2 images or images that are not finite, or
@@ -102,6 +103,7 @@ def distance_records(
             value=frechet,
             standard_error=None,
             estimator=f"{_title(feature_model, kind)}, {sets}",
+            detail=_few_images(reference, others),
             **facts,
         ),
         Record(
@@ -172,6 +174,20 @@ def denoising_records(
         estimator=f"mean squared error of {kind} features {of}",
         features=feature_model_name(feature_model),
         **facts,
+    )
+
+
+def _few_images(*sets: np.ndarray) -> str:
+    """A warning, if a covariance has few of its dimensions: much is bias then."""
+    fewest = min(map(len, sets))
+    num_features = sets[0].shape[1]
+    # As many as features lack one dimension, and are what papers take at least.
+    if fewest >= num_features:
+        return ""
+    return (
+        f"TOO FEW IMAGES: {fewest} for the covariance of {num_features} features, so "
+        f"the distance is too high; take {num_features} or more of both sets "
+        "(--num-frechet-images), or the kernel distance"
     )
 
 
