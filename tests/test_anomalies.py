@@ -133,6 +133,14 @@ def test_two_anomalies_are_enough(kind, tmp_path, rng):
         load_anomalies(str(place), RUN, black_images())
 
 
+def test_anomalies_may_have_fewer_bits_than_the_run(tmp_path, rng):
+    for i in range(2):
+        picture = rng.integers(0, 256, [8, 8, 1], np.uint8)
+        save_png(tmp_path / f"{i}.png", picture)
+    run = dataclasses.replace(RUN, bit_depth=12)
+    assert load_anomalies(str(tmp_path), run, black_images()).images.max() > 200
+
+
 def test_images_of_the_run_are_no_anomalies(tmp_path, rng):
     images = np.zeros([5, 8, 8, 1], np.uint8)
     np.savez(tmp_path / "a.npz", images=images)

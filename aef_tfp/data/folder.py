@@ -87,7 +87,8 @@ def load_folder(
             f" {_listed(dict(sorted(bad.items())))}"
         )
     shape, note = _shape(list(headers.values()), image_size, channels)
-    depth = _depth(path, headers, bit_depth)
+    # Images beside a run's may have 8 bits where those have more.
+    depth = _depth(path, headers, bit_depth, needed=not whole)
     readable = list(headers)
     levels = num_levels or 256
 
@@ -190,15 +191,17 @@ def _notes_of_files(
     return notes + ([files.note] if files.note else [])
 
 
-def _depth(path: Path, headers: dict[str, Header], bit_depth: int | None) -> int:
+def _depth(
+    path: Path, headers: dict[str, Header], bit_depth: int | None, needed: bool
+) -> int:
     """How many of 16 bits the files use.
 
     Raises:
-        ValueError: If that is not clear, or asked for files of 8 bits.
+        ValueError: If that is not clear, or needed by no file, but must be.
     """
     deep = [name for name, header in headers.items() if header.deep]
     if bit_depth is not None:
-        if not deep and bit_depth < 16:
+        if needed and not deep and bit_depth < 16:
             raise ValueError(
                 f"bit_depth is {bit_depth}, but no image file in '{path}' has more"
                 " than 8 bits: leave it out"
