@@ -109,12 +109,12 @@ def test_a_run_is_what_was_typed_or_nothing(argv, message, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_home_directory_is_where_no_shell_expands_it(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+def test_the_home_directory_is_where_no_shell_expands_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     argv = ["runs/~", "~/run", "--anomalies=~/photos"]
     arguments = parse(evaluate.Arguments, argv, "")
-    assert list(map(str, arguments.runs)) == ["runs/~", "/home/me/run"]
-    assert arguments.config.anomalies == "/home/me/photos"
+    assert list(map(str, arguments.runs)) == ["runs/~", str(tmp_path / "run")]
+    assert arguments.config.anomalies == str(tmp_path / "photos")
     assert parse(evaluate.Arguments, ["~me/x"], "").runs == (Path("~me/x"),)
 
 

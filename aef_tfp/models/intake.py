@@ -286,9 +286,9 @@ class Intake(Mixin):
                 examples = examples[:ADAPT_EXAMPLES]
             kept = [norm.shift.path for norm in self._act_norms() if norm.is_set]
             with keeping_adapted():
-                count = self._adapt_to(examples)
+                seen = self._adapt_to(examples)
             if verbose != 0:
-                print(_adapt_note(count, kept), flush=True)
+                print(_adapt_note(seen, kept), flush=True)
         with self.distribute_strategy.scope():
             self._update.begin()
         if examples is not None and self._has_density:
