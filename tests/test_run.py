@@ -42,6 +42,8 @@ def finished(tmp_path_factory, data_dir):
     """A run of 10 iterations with a validation after each 4."""
     run_dir = tmp_path_factory.mktemp("runs") / "straight"
     arguments = [*SMALL, "--iterations=10", "--validation-interval=4"]
+    # The last epoch has fewer steps than an execution of the others.
+    arguments.append("--steps-per-execution=4")
     assert run.main([*arguments, f"--run-dir={run_dir}", f"--data-dir={data_dir}"]) == 0
     return run_dir
 
