@@ -286,3 +286,9 @@ def test_bad_arguments_are_refused(build, message):
     with pytest.raises(ValueError, match=message) as error:
         build()
     assert "\n" not in str(error.value)
+
+
+def test_a_pixel_maf_stays_without_clean_targets():
+    model = PixelMAF((2, 2, 1), num_layers=1, hidden_units=8)
+    with pytest.raises(ValueError, match="PixelMAF has no denoising_target 'clean'"):
+        model.denoising_target = "clean"

@@ -210,6 +210,10 @@ def test_a_constant_rate_may_warm_up_and_go_on():
             "select is 'marginal', but the likelihood of an aef-center is exact, so",
         ),
         (["digits-autoencoder-8", "--select=marginal"], "an autoencoder has no likeli"),
+        (
+            ["--noise-std=0.1", "--denoising-target=clean"],
+            "is 'clean', but an aef-center has densities of noisy images only",
+        ),
         (["--select=joint"], "--select (the likelihood of an aef-center is exact)"),
     ],
 )

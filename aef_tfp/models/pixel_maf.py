@@ -83,11 +83,6 @@ class PixelMAF(Exact, Density, EventModel):
             name=name,
             dtype=dtype,
         )
-        if self.denoising_target == "clean":
-            raise ValueError(
-                "PixelMAF has no denoising_target 'clean', since it has no encoder for "
-                "the noisy event; use 'noisy', or another model."
-            )
         self.num_layers = num_layers
         self.hidden_units = hidden_units
         if flow is None:
@@ -102,6 +97,14 @@ class PixelMAF(Exact, Density, EventModel):
             flow, self.event_size, dtype=self.events.dtype, name="flow"
         )
         self._complete()
+
+    def _checked(self, name, value):
+        if name == "denoising_target" and value == "clean":
+            raise ValueError(
+                "PixelMAF has no denoising_target 'clean', since it has no encoder for "
+                "the noisy event; use 'noisy', or another model."
+            )
+        return super()._checked(name, value)
 
     def _parts(self):
         return {**super()._parts(), "flow": (self.flow, (self.event_size,))}

@@ -243,6 +243,12 @@ def check_use(settings: "RunSettings") -> None:
             f"aef-linear, not {_a(settings.model)}: leave it out, or take the preset "
             "without -noise."
         )
+    exact = settings.model in ("aef-center", "aef-random", "pixel-maf")
+    if settings.denoising_target == "clean" and exact:
+        raise ValueError(
+            f"denoising_target is 'clean', but {_a(settings.model)} has densities of "
+            "noisy images only: leave it out, or take an aef-linear or a vae."
+        )
     if settings.select == "marginal" and (why := _no_estimate(settings.model)):
         raise ValueError(
             f"select is 'marginal', but {why}, so there is none beside the loss: leave "
