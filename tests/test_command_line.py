@@ -156,7 +156,7 @@ def test_a_preset_may_come_after_options():
             "the likelihood of an aef-center is",
         ),
         (["digits-autoencoder-8", "--num-marginal-images=9"], "has no likelihood"),
-        (["digits-vae-8", "--denoising-target=clean"], "(without --noise-std no image"),
+        (["digits-vae-8", "--denoising-target=clean"], "without --noise-std no image"),
         (
             ["digits-vae-8", "--download"],
             "--download (the digits come with an installed",

@@ -380,8 +380,7 @@ def test_splits_with_too_few_images(digits_dir, monkeypatch, changes, message):
         ({"seed": 2**32}, "seed must be at most 2**32 - 1, got 4294967296."),
         (
             {"width": 8},
-            "width is 8, but networks are 'conv', which have none: leave it out, or"
-            " choose residual networks (--networks residual).",
+            "width is 8, but it is for residual networks, not conv ones: leave it out.",
         ),
         (
             {"width": 8, "networks": "residual", "model": "pixel-maf"},
@@ -389,17 +388,32 @@ def test_splits_with_too_few_images(digits_dir, monkeypatch, changes, message):
         ),
         (
             {"skip_unreadable": True, "dataset": "npz"},
-            "skip_unreadable is for the data set 'folder', not 'npz': leave it out.",
+            "skip_unreadable is True, but it is for the data set folder: leave it out.",
         ),
         (
             {"rematerialize": True},
-            "rematerialize is for the residual networks, which this model has not: "
+            "rematerialize is True, but it is for residual networks, not conv ones: "
             "leave it out.",
         ),
         (
             {"rematerialize": True, "networks": "residual", "model": "pixel-maf"},
-            "rematerialize is for the residual networks, which this model has not: "
+            "rematerialize is True, but a pixel-maf has no encoder and no decoder: "
             "leave it out.",
+        ),
+        (
+            {"expansion_noise": 0.2},
+            "expansion_noise is 0.2, but it is for an aef-linear: leave it out.",
+        ),
+        *(
+            (
+                {"model": model, "noise_std": 0.1, "denoising_target": "clean"},
+                f"denoising_target is 'clean', but {a_model} has densities of noisy "
+                "images only: leave it out.",
+            )
+            for model, a_model in (
+                ("aef-corner", "an aef-corner"),
+                ("pixel-maf", "a pixel-maf"),
+            )
         ),
     ],
 )

@@ -597,7 +597,8 @@ def test_a_depth_of_files_that_have_none(tmp_path):
     message = "bit_depth is for the data set 'folder', not 'npz': leave it out"
     with pytest.raises(ValueError, match=one_line(message)):
         data.load_splits("npz", "a.npz", bit_depth=12)
-    with pytest.raises(ValueError, match=one_line(f"{message}.")):
+    message = "bit_depth is 12, but it is for the data set folder: leave it out."
+    with pytest.raises(ValueError, match=one_line(message)):
         RunConfig(dataset="npz", bit_depth=12).check()
 
 

@@ -207,12 +207,12 @@ def test_a_constant_rate_may_warm_up_and_go_on():
         (["digits-vae-8", "--select=elbo"], "invalid choice 'elbo'"),
         (
             ["--select=marginal"],
-            "select is 'marginal', but the likelihood of an aef-center is exact, so",
+            "select is 'marginal', but the likelihood of an aef-center is exact: l",
         ),
         (["digits-autoencoder-8", "--select=marginal"], "an autoencoder has no likeli"),
         (
             ["--noise-std=0.1", "--denoising-target=clean"],
-            "is 'clean', but an aef-center has densities of noisy images only",
+            "an aef-center has densities of noisy images only: leave it out",
         ),
         (["--select=joint"], "--select (the likelihood of an aef-center is exact)"),
     ],

@@ -67,6 +67,20 @@ def _without_blocks(c: Any) -> str:
     return f"it is for residual networks, not {c.networks} ones" if others else ""
 
 
+def _without_targets(c: Any) -> str:
+    if not c.noise_std:
+        return "without --noise-std no image is noisy"
+    if c.model in _ESTIMATED or c.model == "autoencoder":
+        return ""
+    return f"{_a(c.model)} has densities of noisy images only"
+
+
+# Settings that do nothing as long as they have their defaults.
+_IDLE = (
+    *("width", "rematerialize", "expansion_noise", "denoising_target", "select"),
+    *("bit_depth", "skip_unreadable"),
+)
+
 _RUN_RULES = (
     _Rule(("latent_dim",), lambda c: _without_pair(c) and "a pixel-maf has no latents"),
     _Rule(("networks", "mixed_precision"), _without_pair),
@@ -85,10 +99,7 @@ _RUN_RULES = (
         ("expansion_noise",),
         lambda c: "" if c.model == "aef-linear" else "it is for an aef-linear",
     ),
-    _Rule(
-        ("denoising_target",),
-        lambda c: "" if c.noise_std else "without --noise-std no image is noisy",
-    ),
+    _Rule(("denoising_target",), _without_targets),
     _Rule(
         ("num_samples", "num_marginal_images", "select"),
         lambda c: _no_estimate(c.model),
@@ -219,47 +230,12 @@ def check_use(settings: "RunSettings") -> None:
     Raises:
         ValueError: If there is something; the message says why.
     """
-    if settings.width is not None and settings.model == "pixel-maf":
-        raise ValueError(
-            f"width is {settings.width}, but a pixel-maf has no encoder and no "
-            "decoder: leave it out."
-        )
-    if settings.width is not None and settings.networks not in (None, "residual"):
-        raise ValueError(
-            f"width is {settings.width}, but networks are {settings.networks!r}, which "
-            "have none: leave it out, or choose residual networks (--networks "
-            "residual)."
-        )
-    may_have_blocks = settings.networks in (None, "residual")
-    has_blocks = may_have_blocks and settings.model != "pixel-maf"
-    if settings.rematerialize and not has_blocks:
-        raise ValueError(
-            "rematerialize is for the residual networks, which this model has not: "
-            "leave it out."
-        )
-    if settings.expansion_noise and settings.model != "aef-linear":
-        raise ValueError(
-            f"expansion_noise is {settings.expansion_noise:g}, but it is for an "
-            f"aef-linear, not {_a(settings.model)}: leave it out, or take the preset "
-            "without -noise."
-        )
-    exact = settings.model in ("aef-center", "aef-random", "pixel-maf")
-    if settings.denoising_target == "clean" and exact:
-        raise ValueError(
-            f"denoising_target is 'clean', but {_a(settings.model)} has densities of "
-            "noisy images only: leave it out, or take an aef-linear or a vae."
-        )
-    if settings.select == "marginal" and (why := _no_estimate(settings.model)):
-        raise ValueError(
-            f"select is 'marginal', but {why}, so there is none beside the loss: leave "
-            "it out."
-        )
-    for name in ("bit_depth", "skip_unreadable"):
-        if getattr(settings, name) and settings.dataset != "folder":
-            raise ValueError(
-                f"{name} is for the data set 'folder', not {settings.dataset!r}: "
-                "leave it out."
-            )
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in _IDLE and value != field.default:
+            why = unread_by_run(settings, [field.name]).get(field.name)
+            if why:
+                raise ValueError(f"{field.name} is {value!r}, but {why}: leave it out.")
     if settings.bit_depth is not None and not 8 <= settings.bit_depth <= 16:
         raise ValueError(f"bit_depth must be from 8 to 16, got {settings.bit_depth}.")
     if settings.num_levels is not None:
