@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import socket
 import time
 import warnings
@@ -133,9 +134,15 @@ def check_room(path: Path, num_bytes: int) -> None:
     """
     if not num_bytes:
         return
+    # macOS has no such call.
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        if shutil.disk_usage(path.parent).free < num_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            allocate(file.fileno(), 0, num_bytes)
     finally:
         path.unlink(missing_ok=True)
 

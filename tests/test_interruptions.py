@@ -257,6 +257,16 @@ def test_a_file_that_finds_no_room_is_named(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
 
+def test_room_is_looked_for_where_the_system_cannot_set_it_aside(tmp_path, monkeypatch):
+    # As on macOS.
+    monkeypatch.delattr(os, "posix_fallocate")
+    files.replace_file(tmp_path / "a", lambda path: path.write_text("b"), 1)
+    message = "a could not be written: No space left on device; make room there"
+    with pytest.raises(files.CannotWrite, match=message):
+        files.replace_file(tmp_path / "a", Path.touch, 2**62)
+    assert (tmp_path / "a").read_text() == "b"
+
+
 def test_two_processes_do_not_train_in_one_directory(straight):
     script = (
         "import sys; from pathlib import Path; from aef_tfp.files import locked\n"

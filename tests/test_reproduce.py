@@ -16,6 +16,7 @@ from aef_tfp.runs import paper
 from aef_tfp.runs.commands import evaluate, reproduce
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
+from aef_tfp.runs.failures import TrainingFailed
 from aef_tfp.runs.paper import reproduction
 from aef_tfp.runs.presets import PRESETS
 
@@ -103,7 +104,8 @@ class Package:
         if trained.noise_std and config.frechet != "none":
             append(run_dir, record(f"{config.frechet}_feature_error", 0.25, **shared))
         elif config.frechet != "none":
-            shared |= {"num_images": 2048, "standard_error": None}
+            shared |= {"num_images": config.num_frechet_images}
+            shared |= {"temperature": config.temperature, "standard_error": None}
             name = f"frechet_{config.frechet}_distance"
             append(run_dir, record(name, 33.25, **shared))
 
@@ -414,6 +416,61 @@ def test_only_what_was_not_measured_yet_is_measured(package, changed):
     # Neither is the first evaluation lost.
     assert reproduce.main(arguments) == 0
     assert len(package.calls) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0.5), ("num_images", 100)])
+def test_a_distance_of_other_samples_is_not_the_one_asked(name, value, package):
+    arguments = [*ONE, "--iterations=1000", "--frechet=classifier"]
+    assert reproduce.main(arguments) == 0
+    path = Path("runs/reproduce/mnist-vae-2-seed3/metrics.json")
+    records = json.loads(path.read_text())
+    assert "distance" in records[-1]["name"]
+    path.write_text(json.dumps([*records[:-1], {**records[-1], name: value}]))
+    package.calls.clear()
+    assert reproduce.main(arguments) == 0
+    assert [action for action, _ in actions(package)] == ["evaluate"]
+
+
+def test_samples_that_were_inspected_are_no_test_images(package):
+    arguments = ["--table=1", "--dataset=celebahq32", "--model=vae"]
+    arguments += ["--latent-dim=64", "--iterations=1000", "--data-dir=."]
+    assert reproduce.main(arguments) == 0
+    (path,) = Path("runs/reproduce").glob("*/metrics.json")
+    records = json.loads(path.read_text())
+    inspected = record("power_ratio_1_octave", 1.0, iteration=1000, num_images=50_000)
+    path.write_text(json.dumps([*records, inspected]))
+    package.calls.clear()
+    assert reproduce.main(arguments) == 0
+    assert not package.calls
+
+
+def test_images_without_labels_have_no_classifier(package, capsys):
+    arguments = ["--table=1", "--model=vae", "--iterations=1000", "--data-dir=."]
+    arguments += ["--frechet=classifier"]
+    assert reproduce.main([*arguments, "--dataset=celebahq32"]) == 1
+    printed = capsys.readouterr().err
+    assert "--frechet (celebahq32 has no labels for a classifier)" in printed
+    assert not package.calls
+    assert reproduce.main(arguments) == 0
+    asked = {
+        name.split("-")[0]: config.frechet
+        for action, name, config in package.calls
+        if action == "evaluate"
+    }
+    assert asked["mnist"] == "classifier"
+    assert asked.get("celebahq32", "none") == "none"
+    assert "No classifier judges celebahq32, celebahq64" in capsys.readouterr().out
+
+
+def test_a_training_that_fails_is_one_line(package, capsys, monkeypatch):
+    def fail(*arguments, **options):
+        raise TrainingFailed("The run stopped after iteration 3: no memory.")
+
+    monkeypatch.setattr(package, "train", fail)
+    assert reproduce.main(ONE) == 1
+    assert capsys.readouterr().err == (
+        "error: The run stopped after iteration 3: no memory.\n"
+    )
 
 
 def test_the_last_of_two_equal_records_counts(package, capsys):

@@ -207,6 +207,29 @@ def test_errors_are_one_line(argv, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("runs/*/*"))
 
 
+def test_runs_of_one_second_have_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_new_run_dir", lambda preset: Path("runs/now"))
+    made = []
+
+    def train(arguments, run_dir):
+        assert run_dir.is_dir()
+        made.append(str(run_dir))
+        if len(made) < 3:
+            assert run.main([]) == 0
+            (run_dir / "config.json").touch()
+        return 0
+
+    monkeypatch.setattr(run, "_train", train)
+    assert run.main([]) == 0
+    assert made == ["runs/now", "runs/now-2", "runs/now-3"]
+    # The last wrote nothing.
+    assert sorted(map(str, Path("runs").iterdir())) == [
+        str(Path("runs/now")),
+        str(Path("runs/now-2")),
+    ]
+
+
 def test_an_existing_run_is_never_overwritten(finished, capsys):
     before = (finished / "config.json").stat().st_mtime_ns
     assert run.main([f"--run-dir={finished}"]) == 1

@@ -589,18 +589,28 @@ def test_weights_of_another_run_are_refused(run_dir, capsys):
     assert best.read_best(run_dir).iteration == 2
 
 
-def test_a_changed_configuration_is_that_of_another_run(run_dir, capsys):
+@pytest.mark.parametrize(
+    ("name", "value", "change"),
+    [
+        ("learning_rate", 0.5, "(learning_rate (0.001 -> 0.5))"),
+        # The best validation so far would be of another number.
+        ("select", "marginal", "(select (joint -> marginal))"),
+    ],
+)
+def test_a_changed_configuration_is_that_of_another_run(
+    name, value, change, run_dir, capsys
+):
     path = run_dir / "best.keras"
     model = keras.saving.load_model(path)
     label = {"iteration": 2, "settings": CONFIG.of_weights()}
     saved.save_best(model, path, label)
-    other = dataclasses.replace(CONFIG, learning_rate=0.5)
+    other = dataclasses.replace(CONFIG, **{name: value})
     (run_dir / "config.json").write_text(other.to_json())
     # Before a training goes on, and writes the file over.
     assert run.main([f"--resume={run_dir}"]) == 1
     printed = capsys.readouterr().err
     assert "best.keras is of a run with other settings" in printed
-    assert "(learning_rate (0.001 -> 0.5))" in printed
+    assert change in printed
 
 
 def test_a_model_of_other_images_is_refused(run_dir, capsys):

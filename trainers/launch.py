@@ -61,6 +61,9 @@ def _launch(argv: list[str]) -> int:
             "TF_CONFIG is set, but the workers get one of their own; unset it, or "
             "start run.py on each machine that it names."
         )
+    if command.arguments.resume is None and command.arguments.run_dir is None:
+        # Each of them would name one of its own.
+        argv = [*argv, f"--run-dir={command.run_dir}"]
     addresses = _free_addresses(count)
     workers = [_start(addresses, index, argv) for index in range(count)]
     printers = [

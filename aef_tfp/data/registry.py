@@ -58,6 +58,7 @@ class DatasetInfo:
             then resized to `image_shape` (bicubic, antialiased, rounded to uint8);
             None takes the stored images as they are.
         transpose: Whether the stored images have rows and columns exchanged.
+        labelled: Whether the images have classes; of the user's own, the files say it.
         flips: Whether training images are flipped left to right at random: true of
             faces, whose mirror image is as good a face.
         networks: The kind of encoder and decoder: small convolutional networks, or deep
@@ -86,6 +87,7 @@ class DatasetInfo:
     validation_fraction: float = 0.1
     crop: tuple[int, int, int, int] | None = None
     transpose: bool = False
+    labelled: bool = True
     flips: bool = False
     networks: Literal["conv", "residual"] = "conv"
     latent_dims: tuple[int, ...] = (2, 4, 8, 16, 32)
@@ -110,6 +112,7 @@ _COLOUR: dict[str, Any] = {
 }
 _FACES: dict[str, Any] = {
     **_COLOUR,
+    "labelled": False,
     "flips": True,
     "validation_split": "validation",
     "latent_dims": (64, 128, 256),

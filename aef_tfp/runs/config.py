@@ -51,7 +51,7 @@ OptimizerName = Literal[
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
 
-# Of other values, the weights would be those of another model or training.
+# Of other values, weights or best validation would be of another model or training.
 _OF_WEIGHTS = (
     "dataset",
     "model",
@@ -74,6 +74,9 @@ _OF_WEIGHTS = (
     "ema",
     "clip_norm",
     "batch_size",
+    "num_levels",
+    "select",
+    "num_importance_samples",
 )
 
 

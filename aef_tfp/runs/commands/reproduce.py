@@ -88,7 +88,8 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     note = "interrupted; the same command goes on from the last validation"
-    return run_command(_command, argv, note)
+    errors = (ValueError, OSError, ArithmeticError, RuntimeError)
+    return run_command(_command, argv, note, errors)
 
 
 def _command(argv: list[str]) -> int:

@@ -1,10 +1,12 @@
 """Trains a model on a data set: `aef-tfp train digits-aef-center-8`."""
 
+import contextlib
 import dataclasses
 import datetime
+import itertools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ import tyro
 
 from aef_tfp.backend import StrategyName
 from aef_tfp.data import check_source
+from aef_tfp.files import writing
 from aef_tfp.records import summary
 from aef_tfp.runs.command_line import named_options, parse, run_command
 from aef_tfp.runs.commands.presets import preset_list
@@ -130,16 +133,42 @@ def _parse(argv: Sequence[str], default: Arguments) -> Arguments:
 
 def _run(argv: list[str]) -> int:
     command = read_command(argv)
-    arguments, config, run_dir = (
-        command.arguments,
-        command.arguments.config,
-        command.run_dir,
-    )
+    arguments, run_dir = command.arguments, command.run_dir
     if run_dir is None:
         print(preset_list())
         return 0
 
-    check_source(config.dataset, arguments.data_dir)
+    check_source(arguments.config.dataset, arguments.data_dir)
+    if arguments.resume is not None or arguments.run_dir is not None:
+        return _train(arguments, run_dir)
+    with _claimed(run_dir) as run_dir:
+        return _train(arguments, run_dir)
+
+
+@contextlib.contextmanager
+def _claimed(run_dir: Path) -> Iterator[Path]:
+    """Makes the directory of a new run, which another may have made this very second.
+
+    If nothing is written into it, it is gone afterwards.
+    """
+    names = (f"{run_dir.name}-{number}" for number in itertools.count(2))
+    path = run_dir
+    with writing(run_dir):
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                break
+            path = run_dir.with_name(next(names))
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _train(arguments: Arguments, run_dir: Path) -> int:
+    config = arguments.config
     print(
         f"{config.model} on {config.dataset}, d = {config.latent_dim}: "
         f"{_length(config)}. Run directory: {run_dir}",
@@ -218,6 +247,5 @@ def _refuse_beside_resume(arguments: Arguments) -> None:
 
 
 def _new_run_dir(preset: str) -> Path:
-    # A time stamp, so that no run is ever in the way of another.
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{preset}-{stamp}"

@@ -122,7 +122,10 @@ class Run:
     def record(self, name: str) -> dict[str, Any] | None:
         """Returns the last record of the best model that is what was asked."""
         facts = {"name": name, "split": "test", "iteration": self.best_iteration}
-        if "distance" not in name:
+        if "distance" in name:
+            facts["num_images"] = self.evaluation.num_frechet_images
+            facts["temperature"] = self.evaluation.temperature
+        else:
             # Of another data set the largest record, for training ends with one of all.
             whole = NUM_TEST_IMAGES.get(self.config.dataset) or max(
                 (r["num_images"] for r in self.records if _is_on_test(r)), default=0
@@ -173,6 +176,8 @@ def plan(
             changes["jit_compile"] = pays_to_compile(iterations)
         as_paper = evaluation.paper_estimator and experiment.has_paper_estimate
         asked = dataclasses.replace(evaluation, paper_estimator=as_paper)
+        if _lacks_labels(experiment, asked):
+            asked = dataclasses.replace(asked, frechet="none")
         row = []
         for seed in _seeds(experiment, seeds):
             config = dataclasses.replace(experiment.config, seed=seed, **changes)
@@ -229,8 +234,9 @@ def bring_up_to_date(
     if not run.is_measured:
         print(f"{run.run_dir}: measuring", flush=True)
         evaluation = import_quietly("aef_tfp.runs.evaluation")
-        verbose = int(in_terminal)
-        evaluation.evaluate_run(run.run_dir, run.evaluation, verbose=verbose, **files)
+        evaluation.evaluate_run(
+            run.run_dir, run.evaluation, verbose=1 if in_terminal else 2, **files
+        )
         run = run.read()
     return run
 
@@ -289,12 +295,22 @@ def unread(
     config = EvaluationConfig(**{k: v for k, v in asked.items() if k in fields})
     names = tuple(names)
     rows = [unread_by_evaluation(config, row.config, names) for row in experiments]
+    for experiment, row in zip(experiments, rows, strict=True):
+        if "frechet" in names and _lacks_labels(experiment, config):
+            dataset = experiment.config.dataset
+            row["frechet"] = f"{dataset} has no labels for a classifier"
     found = {name: why for name, why in rows[0].items() if all(name in r for r in rows)}
     if "paper_estimator" in names and not any(
         r.has_paper_estimate for r in experiments
     ):
         found["paper_estimator"] = "no row is the BPD of an aef-linear"
     return found
+
+
+def _lacks_labels(experiment: Experiment, evaluation: EvaluationConfig) -> bool:
+    """Whether a classifier is asked for that there cannot be."""
+    is_labelled = dataset_info(experiment.config.dataset).labelled
+    return evaluation.frechet == "classifier" and not is_labelled
 
 
 def _seeds(experiment: Experiment, asked: str) -> tuple[int, ...]:
@@ -328,8 +344,9 @@ def _records(run_dir: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _is_on_test(record: dict[str, Any]) -> bool:
-    # A distance counts samples, not test images.
-    return record["split"] == "test" and "distance" not in record["name"]
+    # Distances and the power of samples count samples, not test images.
+    of_samples = any(word in record["name"] for word in ("distance", "power_ratio"))
+    return record["split"] == "test" and not of_samples
 
 
 def _changes(base: Any, config: Any) -> dict[str, Any]:

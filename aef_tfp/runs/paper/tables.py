@@ -140,6 +140,10 @@ def _notes(rows: Sequence[Sequence[Run]]) -> Iterator[str]:
     size = (asked.num_repeats, asked.num_samples, asked.num_images)
     if ESTIMATE in names and size != (20, 128, None):
         yield "The paper's importance sampling: 20 x 128 samples, all test images."
+    if any(row[0].evaluation.frechet == "classifier" for row in rows):
+        configs = (row[0] for row in rows if row[0].evaluation.frechet == "none")
+        if unjudged := sorted({run.config.dataset for run in configs}):
+            yield f"No classifier judges {', '.join(unjudged)}: there are no labels."
     if names & set(STAND_INS) and asked.frechet != "inception":
         yield (
             "FID and IFE need --frechet inception; what a classifier measures is "
