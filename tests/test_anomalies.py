@@ -166,3 +166,37 @@ def test_refused_anomalies_are_told_what_an_evaluation_takes(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             load_anomalies(str(tmp_path / name), RUN, black_images(17))
         assert "--" not in str(error.value)
+
+
+def test_names_of_splits_are_nothing_to_anomalies(tmp_path, rng):
+    folder, images = tmp_path / "folder", rng.integers(0, 256, [4, 8, 8, 1], np.uint8)
+    for i, place in enumerate(("val", "test", "train", ".")):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        save_png(folder / place / f"{i}.png", images[i])
+        # Without a folder for training, and at last with an image beside the folders.
+        if i > 0:
+            found = load_anomalies(str(folder), RUN, black_images()).images
+            assert len(found) == i + 1
+    np.savez(tmp_path / "a.npz", x_test=images, y_test=np.arange(4))
+    found = load_anomalies(str(tmp_path / "a.npz"), RUN, black_images()).images
+    assert sorted(map(bytes, found)) == sorted(map(bytes, images))
+
+
+def test_grey_anomalies_of_a_run_in_colours(tmp_path, rng):
+    for i in range(2):
+        save_png(tmp_path / f"{i}.png", rng.integers(0, 256, [8, 8, 1], np.uint8))
+    own = black_images()
+    part = Split(np.zeros([4, 8, 8, 3], np.uint8))
+    info = dataclasses.replace(own.info, image_shape=(8, 8, 3))
+    found = load_anomalies(str(tmp_path), RUN, Splits(part, part, part, info)).images
+    assert found.shape == (2, 8, 8, 3)
+    assert (found == found[..., :1]).all()
+
+
+def test_unreadable_anomalies_are_to_be_repaired_or_removed(tmp_path, rng):
+    for i in range(2):
+        save_png(tmp_path / f"{i}.png", rng.integers(0, 256, [8, 8, 1], np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"repair or remove them$") as error:
+        load_anomalies(str(tmp_path), RUN, black_images())
+    assert "--" not in str(error.value)

@@ -784,6 +784,11 @@ def test_transparency_is_white(tmp_path):
     assert read(tmp_path, palette, transparency=1)[0, 0].tolist() == [255] * 3
     found = read(tmp_path, plain((1, 2, 3), (4, 6)), transparency=(1, 2, 3))
     assert found[0, 0].tolist() == [255] * 3
+    # Also of 16 bits; whatever the value is, it is none of the image.
+    deep = Image.fromarray(np.full([6, 4], 40_000, np.uint16))
+    assert read(tmp_path, deep, transparency=40_001)[0, 0].tolist() == [156] * 3
+    assert read(tmp_path, deep, transparency=40_000)[0, 0].tolist() == [255] * 3
+    assert read_image(tmp_path / "image.png", 6, 4, 1, bit_depth=12).min() == 255
 
 
 def test_sixteen_bits_become_eight(tmp_path):

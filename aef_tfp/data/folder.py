@@ -69,8 +69,10 @@ def load_folder(
 ) -> Splits:
     """Reads all image files below a folder; see `load_splits` and `load_whole`."""
     path = image_folder(folder)
-    files = find_splits(path)
-    notes = _notes_of_files(files, path, skip_unreadable)
+    files = find_splits(path, whole)
+    # Who reads them whole, has no such option.
+    or_skip = "" if whole else ", or pass --skip-unreadable (skip_unreadable=True)"
+    notes = _notes_of_files(files, path, skip_unreadable, or_skip)
     places = {name: split for split, names in files.images.items() for name in names}
     names = [n for split in files.images.values() for n in _drawn_order(split, seed)]
     headers: dict[str, Header] = {}
@@ -86,7 +88,7 @@ def load_folder(
             f"none of the {len(names)} image files in '{path}' is readable:"
             f" {_listed(dict(sorted(bad.items())))}"
         )
-    shape, note = _shape(list(headers.values()), image_size, channels)
+    shape, note = _shape(list(headers.values()), image_size, channels, needed=not whole)
     # Images beside a run's may have 8 bits where those have more.
     depth = _depth(path, headers, bit_depth, needed=not whole)
     readable = list(headers)
@@ -99,10 +101,12 @@ def load_folder(
         failures = dict(bad)
         for index, result in enumerate(parallel(read, range(len(readable)))):
             if isinstance(result, TooManyBits):
+                another = (
+                    "" if whole else "pass another --bit-depth (bit_depth=...), or "
+                )
                 raise ValueError(
                     f"bit_depth is {depth}, but {readable[index]!r} in '{path}'"
-                    f" {result}: pass another --bit-depth (bit_depth=...), or convert"
-                    " the files to 8 bits"
+                    f" {result}: {another}convert the files to 8 bits"
                 )
             if isinstance(result, AboveLevels):
                 raise result
@@ -113,8 +117,7 @@ def load_folder(
             verb = "is" if len(failures) == 1 else "are"
             raise ValueError(
                 f"{len(failures)} of {len(names)} image files {verb} unreadable in"
-                f" '{path}': {_listed(failures)}: repair or remove them, or pass"
-                " --skip-unreadable (skip_unreadable=True)"
+                f" '{path}': {_listed(failures)}: repair or remove them{or_skip}"
             )
         count = 0
         for index, name in enumerate(readable):
@@ -160,7 +163,7 @@ def load_folder(
 
 
 def _notes_of_files(
-    files: FolderSplits, path: Path, skip_unreadable: bool
+    files: FolderSplits, path: Path, skip_unreadable: bool, or_skip: str
 ) -> list[str]:
     """What to say of files and folders that are left out, or stand out.
 
@@ -184,8 +187,7 @@ def _notes_of_files(
         listed = _listed(dict(sorted(found.unreadable.items())))
         if not skip_unreadable:
             raise ValueError(
-                f"folders in '{path}' cannot be read: {listed}: allow it, or pass"
-                " --skip-unreadable (skip_unreadable=True)"
+                f"folders in '{path}' cannot be read: {listed}: allow it{or_skip}"
             )
         notes.append(f"folders that cannot be read were skipped: {listed}")
     return notes + ([files.note] if files.note else [])
@@ -268,9 +270,14 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _shape(
-    headers: list[Header], image_size: int | None, channels: int | None
+    headers: list[Header], image_size: int | None, channels: int | None, needed: bool
 ) -> tuple[tuple[int, int, int], str]:
-    """The shape of all images, and what to tell about it."""
+    """The shape of all images, and what to tell about it.
+
+    Raises:
+        ValueError: If images are too small, or colours are asked for, which must be
+            needed, and there are none.
+    """
     sides = [min(header.width, header.height) for header in headers]
     smallest = min(sides)
     if image_size is None:
@@ -290,7 +297,7 @@ def _shape(
         smaller = sum(side < size for side in sides)
         why = f" ({smaller:,} of them enlarged)" if smaller else ""
     all_grey = all(header.grey for header in headers)
-    if channels == 3 and all_grey:
+    if channels == 3 and all_grey and needed:
         raise ValueError(
             f"channels is 3, but all {len(headers):,} images are grey: pass"
             " --channels 1 (channels=1) or leave it out"

@@ -41,12 +41,16 @@ class FolderSplits:
     note: str | None = None
 
 
-def find_splits(folder: Path) -> FolderSplits:
+def find_splits(folder: Path, whole: bool = False) -> FolderSplits:
     """Finds the images of a folder, and which of them are for what.
 
     Folders that are named by `SPLIT_WORDS`, also as `train_images` or `val2017`, are
     the splits if one of them is for training and another one is not, at the top or in
     the one folder that holds all images.
+
+    Args:
+        folder: The folder.
+        whole: Whether all images are for one purpose, whatever their folders' names.
 
     Raises:
         FileNotFoundError: If there are no images.
@@ -64,6 +68,9 @@ def find_splits(folder: Path) -> FolderSplits:
             f"there are no images in '{folder}'{but}:"
             f" pass a folder with files that end in {', '.join(EXTENSIONS)}"
         )
+    titles = {"train": f"'{folder}'"}
+    if whole:
+        return FolderSplits({"train": found.images}, titles, found)
     top, named = _named_folders(folder, found.images)
     if "train" in named and len(named) > 1:
         return _given(folder, named)
@@ -89,7 +96,6 @@ def find_splits(folder: Path) -> FolderSplits:
         )
     else:
         note = _deeper(found.images, top) or _similar(found.images, top)
-    titles = {"train": f"'{folder}'"}
     return FolderSplits({"train": found.images}, titles, found, note=note)
 
 

@@ -222,6 +222,8 @@ def _eight_bits(image: Image.Image, bit_depth: int, inverted: bool) -> Image.Ima
         return image
     values = _deep_values(image)
     white = 2**bit_depth - 1
+    # Of PNG files, a value; NumPy's arrays do not hand it on.
+    values[values == image.info.get("transparency", -1)] = white
     if values.max() > white:
         raise TooManyBits(f"has a value of {values.max():,}")
     if inverted:

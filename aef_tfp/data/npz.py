@@ -62,7 +62,7 @@ def load_npz(
             " np.savez(FILE, images=images)"
         )
     with archive:
-        names = split_names(archive.files, file)
+        names = split_names(archive.files, file, whole)
         notes = _notes_of_others(archive, names.others, file)
         headers = {name: _header(archive, name, file) for name in names.images.values()}
         shape = _common_shape(headers, file)

@@ -41,7 +41,7 @@ class ArrayNames:
     others: list[str]
 
 
-def split_names(names: Iterable[str], file: Path) -> ArrayNames:
+def split_names(names: Iterable[str], file: Path, whole: bool = False) -> ArrayNames:
     """Understands names such as those of Keras's and MedMNIST's files.
 
     Example:
@@ -51,6 +51,8 @@ def split_names(names: Iterable[str], file: Path) -> ArrayNames:
     Args:
         names: The names of all arrays.
         file: What messages call their file.
+        whole: Whether all images are for one purpose: `train` is the first split then,
+            whatever its name.
 
     Raises:
         ValueError: If there are no images, or it is not clear which they are.
@@ -82,6 +84,11 @@ def split_names(names: Iterable[str], file: Path) -> ArrayNames:
             f"{listed}: if there are splits, it is not clear what {images['']!r} is"
             " for; remove it, or rename it to train"
         )
+    first = next((split for split in SPLITS if split in images), None)
+    if whole and first not in (None, "train"):
+        images["train"] = images.pop(first)
+        if first in labels:
+            labels["train"] = labels.pop(first)
     if not images.keys() & {"", "train"}:
         raise ValueError(
             f"{listed}, none of which are images to train on; names are {NAMES}:"
