@@ -24,6 +24,8 @@ from pathlib import Path
 from claim_report import TIMES, draw, plot_curves, tables, times_of
 from claim_studies import STUDIES, Row, Study, commands
 
+from aef_tfp.files import locked, replace_text
+
 _ROOT = Path(__file__).parents[1]
 _DOCS = _ROOT / "docs" / "choosing.md"
 
@@ -31,9 +33,8 @@ _DOCS = _ROOT / "docs" / "choosing.md"
 def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
     """Does what a row lacks; False if a command of it failed."""
     run_dir = runs / row.name
-    times = times_of(runs)
     new = {"seconds": 0.0, "cpu_seconds": 0.0, "commands": []}
-    done = times.setdefault(row.name, new)
+    done = times_of(runs).get(row.name, new)
     for number, command in enumerate(commands(study, row, run_dir, data_dir)):
         if number in done["commands"]:
             continue
@@ -50,7 +51,10 @@ def bring_up_to_date(study: Study, row: Row, runs: Path, data_dir: str) -> bool:
                 done["cpu_seconds"] += _cpu_seconds() - busy
         if status == 0:
             done["commands"].append(number)
-        (runs / TIMES).write_text(json.dumps(times, indent=2) + "\n")
+        # Another process may have measured other rows meanwhile.
+        with locked(runs, ".times.lock", doing="writing the times in", wait_seconds=60):
+            times = times_of(runs) | {row.name: done}
+            replace_text(runs / TIMES, json.dumps(times, indent=2) + "\n")
         if status:
             print(f"    ended with status {status}; see {row.name}.log", flush=True)
             return False

@@ -142,7 +142,7 @@ def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
 
 
 def _trained_value(run_dir: Path) -> str:
-    """What the run's best model was trained on, of all validation images."""
+    """The lowest objective on all validation images, whichever model was kept."""
     path = run_dir / "history.csv"
     if not path.exists():
         return ""

@@ -501,3 +501,31 @@ def test_checkpoints_without_validation_data_say_so_before_training(tmp_path):
     assert (tmp_path / "best.keras").is_file()
     with pytest.raises(FileNotFoundError, match="holds no run"):
         load_best(str(tmp_path))
+
+
+def test_a_model_in_double_precision_sees_all_digits(rng):
+    # Their differences are no more than a few digits of single precision.
+    x = 1e6 + 0.1 * rng.normal(size=(40, 5))
+    arguments = {"num_levels": None, "logit_lambda": None, "dtype": "float64"}
+    no_flows = {"core_flow": "none", "prior_flow": "none"}
+    model = small_model(ExpandedAEF, (5,), 2, **no_flows, **arguments)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    model.adapt(x)
+    expected = -model.joint_log_prob(x).numpy().mean()
+    values = {
+        "evaluate": model.evaluate(x, verbose=0, return_dict=True)["loss"],
+        "sizes": model.evaluate(x, batch_size=30, verbose=0, return_dict=True)["loss"],
+        "fit": model.fit(x, verbose=0, batch_size=20).history["loss"][0],
+    }
+    held_out = model.fit(batches(x), validation_data=x, verbose=0).history["val_loss"]
+    for name, value in {**values, "validation": held_out[0]}.items():
+        # Metrics are in single precision.
+        assert value == pytest.approx(expected, rel=1e-6), name
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), model.reconstruct(x), rtol=0, atol=1e-8
+    )
+    history = model.fit(x, validation_split=0.5, batch_size=8, verbose=0).history
+    halves = [-model.joint_log_prob(part).numpy().mean() for part in (x[:20], x[20:])]
+    found = history["loss"][0], history["val_loss"][0]
+    np.testing.assert_allclose(found, halves, rtol=1e-6)
+    assert int(model.optimizer.iterations) == 2 + 2 + 3

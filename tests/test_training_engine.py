@@ -22,7 +22,7 @@ from aef_tfp.engine.noise import (
     uniform_noise,
 )
 from aef_tfp.engine.tracing import traced
-from aef_tfp.models import IWAE, Autoencoder, ExpandedAEF, PartitionedAEF
+from aef_tfp.models import IWAE, VAE, Autoencoder, ExpandedAEF, PartitionedAEF
 
 FLOATS = np.random.default_rng(3).uniform(0.05, 0.95, (96, 4, 4, 1)).astype("float32")
 
@@ -668,6 +668,37 @@ def tiny_trained():
     model = tiny(run_eagerly=True)
     model.adapt(FLOATS)
     return model
+
+
+def test_settings_of_layers_and_optimizers_count_from_the_next_fit_on():
+    norm = keras.layers.BatchNormalization(center=False, scale=False)
+    layers = [keras.Input((4, 4, 1)), norm, keras.layers.Flatten()]
+    model = VAE((4, 4, 1), 2, encoder=keras.Sequential(layers), prior_flow="none")
+    optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=1.0, weight_decay=0.1)
+    model.compile(optimizer, jit_compile=False)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.5)
+
+    def step():
+        # Made as by `fit`, and traced when it is called.
+        model.make_train_function()
+        return model.train_function
+
+    for obj, name, value in (
+        (optimizer, "global_clipnorm", 1e-6),
+        (optimizer, "weight_decay", 50.0),
+        (optimizer, "beta_1", 0.5),
+        (optimizer, "learning_rate", schedule),
+        (norm, "trainable", False),
+    ):
+        former = step()
+        assert step() is former
+        setattr(obj, name, value)
+        assert step() is not former, name
+    optimizer = keras.optimizers.SGD(0.1)
+    model.compile(optimizer)
+    former = step()
+    optimizer.learning_rate = 0.2
+    assert step() is former
 
 
 @pytest.mark.parametrize("name", ["train_step", "test_step", "compute_loss"])

@@ -166,3 +166,21 @@ class Compilation(_Mixed):
                 f"with {self.distribute_strategy.num_replicas_in_sync} replicas; lower "
                 "the batch size per replica instead."
             )
+
+    def _constants(self) -> tuple[Any, ...]:
+        """What the graph of a step does not read again: users may set it meanwhile."""
+        optimizers = self.optimizer, updating_optimizer(self.optimizer)
+        return (
+            # Layers that were frozen stay as they are; some assign without weights.
+            tuple(map(id, self.trainable_variables)),
+            tuple(layer.trainable for layer in self._flatten_layers()),
+            # A number is kept in the same variable, a schedule is not.
+            id(optimizers[1]._learning_rate),
+            *(_plain_values(optimizer) for optimizer in optimizers),
+        )
+
+
+def _plain_values(optimizer: Any) -> tuple[tuple[str, Any], ...]:
+    """Settings of an optimizer, also of one whose configuration does not say all."""
+    kinds = (bool, int, float, str, type(None))
+    return tuple((k, v) for k, v in vars(optimizer).items() if isinstance(v, kinds))

@@ -16,6 +16,7 @@ __all__ = [
     "check_is_read_once",
     "check_reading",
     "first_examples",
+    "in_batches",
     "in_tuples",
     "refuse_masked",
     "unpack_batch",
@@ -170,6 +171,22 @@ def _rejoined(taken: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     while taken:
         yield taken.pop(0)
     yield from rest
+
+
+def in_batches(
+    x: Any, batch_size: int | None, shuffle: bool = False
+) -> tf.data.Dataset:
+    """An array as Keras reads it, but for the float type that it would get.
+
+    Args:
+        x: `[n, *event_shape]`.
+        batch_size: Examples per step; None is Keras's 32.
+        shuffle: Whether each epoch has another order.
+    """
+    data = tf.data.Dataset.from_tensor_slices(x)
+    if shuffle and len(x):
+        data = data.shuffle(len(x))
+    return data.batch(batch_size or 32)
 
 
 def in_tuples(batches: Iterable[Any], refusals: Refusals) -> Iterator[Any]:

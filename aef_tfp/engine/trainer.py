@@ -78,7 +78,7 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
         self._refusals = Refusals()
         self._update: Update
         self.averages: Averages
-        self._trained: tuple[int, ...] = ()
+        self._constants_of_step: tuple[Any, ...] = ()
         self._have_data_come = False
         self.train_function: Any = None
         self.test_function: Any = None
@@ -220,12 +220,10 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
             ValueError: If it was compiled for another optimizer, or for other weights.
         """
         self._check_optimizer()
-        # Layers that were frozen meanwhile stay as they are.
-        trained = tuple(map(id, self.trainable_variables))
-        if self.train_function is not None and not force and trained == self._trained:
-            return
-        self._trained = trained
-        self._new_train_function()
+        constants = self._constants()
+        if self.train_function is None or force or constants != self._constants_of_step:
+            self._constants_of_step = constants
+            self._new_train_function()
 
     def _new_train_function(self) -> None:
         with self.distribute_strategy.scope():

@@ -15,6 +15,7 @@ from aef_tfp.engine.examples import (
     check_is_read_once,
     check_reading,
     first_examples,
+    in_batches,
     in_tuples,
     unpack_batch,
 )
@@ -111,6 +112,16 @@ class Intake(Mixin):
             # As Keras splits them.
             trained = math.floor(len(x) * (1.0 - validation_split))
         x = self._begin_training("fit", x, verbose, trained)
+        if self._loses_digits(x):
+            if trained is not None:
+                validation_data, validation_split = (x[trained:],), 0.0
+                x = x[:trained]
+            # Of the validation, too, if it has none of its own.
+            kwargs.setdefault("validation_batch_size", batch_size)
+            x, batch_size = in_batches(x, batch_size, bool(shuffle)), None
+        if validation_data is not None and self._loses_digits(validation_data[0]):
+            size = kwargs.pop("validation_batch_size", None) or batch_size
+            validation_data = (in_batches(validation_data[0], size),)
         if not isinstance(x, (np.ndarray, tf.Tensor, keras.utils.PyDataset)):
             # A data set shuffles itself; Keras warns about its own default.
             shuffle = False
@@ -151,6 +162,8 @@ class Intake(Mixin):
             self._refusals.forget()
             x = self._admitted("evaluate", x, y, sample_weight)
             check_reading(x, batch_size=batch_size, **kwargs)
+            if self._loses_digits(x):
+                x, batch_size = in_batches(x, batch_size), None
         had_averages = self.averages.are_in_model
         try:
             return super().evaluate(x, None, batch_size, verbose, **kwargs)
@@ -168,6 +181,8 @@ class Intake(Mixin):
         self._refusals.forget()
         x = self._admitted("predict", x, density=False)
         check_reading(x, batch_size=batch_size, **kwargs)
+        if self._loses_digits(x):
+            x, batch_size = in_batches(x, batch_size), None
         with self._refusals.telling():
             try:
                 return super().predict(x, batch_size, *args, **kwargs)
@@ -266,6 +281,15 @@ class Intake(Mixin):
         elif isinstance(x, Iterator):
             return in_tuples(x, self._refusals)
         return x
+
+    def _loses_digits(self, x: Any) -> bool:
+        """Whether Keras would make shorter floats of an array than the model takes."""
+        return (
+            isinstance(x, (np.ndarray, tf.Tensor))
+            and x.dtype == "float64"
+            and self.events.dtype == "float64"
+            and keras.config.floatx() != "float64"
+        )
 
     def _begin_training(
         self, name: str, x: Any, verbose: Any, count: int | None = None
