@@ -196,6 +196,27 @@ def test_copies_of_a_vae_may_have_noise(digit_images):
     np.testing.assert_allclose(back.elbo(x, seed=1), vae.elbo(x, seed=1), rtol=1e-5)
 
 
+def test_the_spread_of_a_copys_features_is_measured_before_it_trains(digit_images):
+    x = digit_images[:64]
+    vae = VAE((8, 8, 1), 2, encoder="dense", decoder="dense", num_levels=17)
+    vae.adapt(x)
+    model = ExpandedAEF.from_vae(vae, expansion_noise=0.5)
+    kept = [weight.numpy() for weight in model.prior_flow.weights]
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    model.fit(x, batch_size=64, verbose=0)
+    features = model._features(model._preprocess(model.dequantize(x, 0))[0])
+    np.testing.assert_allclose(np.std(features, axis=0), 1.0, atol=0.1)
+    for weight, value in zip(model.prior_flow.weights, kept, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_one_event_has_no_spread(digit_images):
+    model = ExpandedAEF((8, 8, 1), 2, num_levels=17, expansion_noise=0.5)
+    model.adapt(digit_images[:1])
+    features = model._features(model._preprocess(model.dequantize(digit_images, 0))[0])
+    assert np.abs(features).max() < 20.0
+
+
 @pytest.mark.parametrize(
     "noise", [-0.1, float("nan"), float("inf"), 1e30, "0.2", None, [0.2], True]
 )

@@ -466,8 +466,20 @@ def test_litert_files_are_the_model(tmp_path):
     assert list(partitioned.export(tmp_path / "one", format="litert")) == ["encode"]
     with pytest.raises(ValueError, match="no encoder"):
         model_of(PixelMAF).export(tmp_path / "none", format="litert")
-    with pytest.raises(ValueError, match="hold float32"):
-        model_of(Autoencoder, dtype="float64").export(tmp_path / "x", format="litert")
+    for dtype in ("float64", "mixed_bfloat16"):
+        half = model_of(Autoencoder, dtype=dtype)
+        with pytest.raises(ValueError, match="hold float32"):
+            half.export(tmp_path / "x", format="litert")
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model = model_of(Autoencoder)
+    for format in ("tf_saved_model", "litert"):
+        (tmp_path / format).mkdir()
+        with pytest.raises(FileExistsError, match="exists"):
+            model.export(f"~/{format}", format=format)
 
 
 def test_the_command_exports_the_best_checkpoint(tmp_path, capsys):

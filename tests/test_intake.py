@@ -270,6 +270,10 @@ def test_one_batch_is_one_step():
         assert logs[name] == pytest.approx(value, rel=1e-5), name
     values = model.train_on_batch(INTEGERS[:SIZE])
     assert len(values) == len(history)
+    named = dict(zip(model.metrics_names, values, strict=False))
+    assert named["bits_per_dim"] == pytest.approx(
+        named["loss"] / (16 * np.log(2)) + np.log2(17), rel=1e-5
+    )
     tested = model.test_on_batch(INTEGERS[:SIZE], return_dict=True)
     evaluated = model.evaluate(
         INTEGERS[:SIZE], batch_size=SIZE, verbose=0, return_dict=True

@@ -489,6 +489,11 @@ def test_densities_stay_float32_under_a_mixed_policy():
         keras.config.set_dtype_policy("float32")
     assert network(tf.zeros((1, 5))).dtype == tf.bfloat16
     assert {part.dtype for part in encoder(tf.zeros((1, 5)))} == {tf.float32}
+    # And locations have the digits of float32, not only its name.
+    decoder = networks.dense_decoder(2, (5,), dtype=policy)
+    location = decoder(tf.random.stateless_uniform([9, 2], [1, 2]))
+    assert location.dtype == tf.float32
+    assert np.any(location != tf.cast(tf.cast(location, tf.bfloat16), tf.float32))
     assert made(tf.zeros((1, 3))).dtype == tf.float32
 
 

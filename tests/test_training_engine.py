@@ -623,6 +623,16 @@ def test_layers_that_change_before_a_compilation_count():
     assert np.abs(model.encode(FLOATS[:4]) - before).max() > 1e-3
 
 
+def test_a_file_keeps_how_a_model_was_compiled():
+    model = tiny(jit_compile="auto", run_eagerly=True)
+    config = model.get_compile_config()
+    assert config["jit_compile"] == "auto"
+    model.compile()
+    assert not model.run_eagerly
+    model.compile_from_config(config)
+    assert model.run_eagerly
+
+
 def test_a_setting_that_a_callback_changes_counts_in_the_same_training():
     class Anneal(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

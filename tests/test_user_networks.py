@@ -928,14 +928,32 @@ def test_a_larger_model_keeps_its_own_mode_and_ours():
     np.testing.assert_array_equal(model.encode(IMAGES), model.encode(IMAGES))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "other"), [("float64", "float32"), ("float32", "float64")]
+)
+def test_flows_have_the_dtype_of_the_densities(dtype, other):
+    flow = flows.MAF(2, num_layers=1, hidden_units=4, dtype=other, name="mine")
+    message = f"The flow 'mine' has weights of {other}, .* are of {dtype}; build it"
+    with pytest.raises(ValueError, match=message):
+        PartitionedAEF((4,), 2, prior_flow=flow, dtype=dtype)
+    # Of one without weights it does not matter.
+    PartitionedAEF((4,), 2, prior_flow=flows.Identity(dtype=other), dtype=dtype)
+
+
 def test_what_was_frozen_in_a_vae_is_frozen_in_its_aef():
-    vae = VAE((4,), 2, encoder="dense", decoder="dense", posterior_flow="none")
+    vae = VAE((4,), 2, encoder="dense", decoder="dense")
     vae.encoder.loc_head.trainable = False
     vae.prior_flow.trainable = False
+    vae.posterior_flow.flow.stack.flows[1].trainable = False
     aef = ExpandedAEF.from_vae(vae)
-    assert not aef.encoder.loc_head.trainable
-    assert aef.encoder.scale_head.trainable
-    assert not aef.prior_flow.trainable_weights
+    back = VAE.from_aef(aef)
+    for model in (aef, back):
+        assert not model.encoder.loc_head.trainable
+        assert model.encoder.scale_head.trainable
+        assert not model.prior_flow.trainable_weights
+        count = len(vae.core_flow.trainable_weights)
+        assert len(model.core_flow.trainable_weights) == count
+        assert count < len(vae.core_flow.weights)
 
 
 class Looped(layers.Layer):

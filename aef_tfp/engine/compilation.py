@@ -80,6 +80,8 @@ class Compilation(_Mixed):
                 "about; take another optimizer.",
                 stacklevel=2,
             )
+        # Keras keeps what came of "auto", which is another on another machine.
+        self._jit_compile_asked = jit_compile
         self._max_skipped_updates = max_skipped_updates
         self._rematerialize = rematerialize
         steps = self.optimizer.variables[0].value
@@ -118,7 +120,8 @@ class Compilation(_Mixed):
         return {
             "optimizer": keras.optimizers.serialize(self.optimizer),
             "steps_per_execution": self.steps_per_execution,
-            "jit_compile": self.jit_compile,
+            "jit_compile": self._jit_compile_asked,
+            "run_eagerly": self.run_eagerly,
             "max_skipped_updates": self._max_skipped_updates,
             "rematerialize": self._rematerialize,
         }

@@ -140,8 +140,10 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
         return self._in_order(self._test_result())
 
     def _in_order(self, logs: dict[str, Any]) -> list[str]:
-        # A graph returns a dictionary in alphabetical order.
-        return ["loss", *sorted(logs.keys() - {"loss"})]
+        # A graph returns a dictionary in alphabetical order. What an evaluation has,
+        # comes first in training, too.
+        names = ["loss", *sorted(self._test_result().keys() - {"loss"})]
+        return [*names, *sorted(logs.keys() - set(names))]
 
     def _flatten_metrics_in_order(self, logs):
         return [logs[name] for name in self._in_order(logs)]

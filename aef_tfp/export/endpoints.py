@@ -49,8 +49,9 @@ def endpoints_of(model: EventModel) -> list[Endpoint]:
     - with an encoder: `encode`, `decode`, `reconstruct`, `interpolate`
     - with a density: `sample`
     - the likelihood by its true name: `log_prob` where it is exact, `joint_log_prob` of
-      an `ExpandedAEF`, `elbo` of a `VAE` (the K-sample bound of an `IWAE`), and of
-      these three `marginal_log_prob`, with the encoder as the proposal
+      an `ExpandedAEF`, `elbo` of one with expansion noise and of a `VAE` (the K-sample
+      bound of an `IWAE`), and of these three `marginal_log_prob`, with the encoder as
+      the proposal
 
     Those that take images take floats, in [0, 1] where a pixel logit precedes the
     model. If the model knows levels, each has a companion `..._levels` for integers.

@@ -49,12 +49,13 @@ def export_litert(model: Any, path: str | Path) -> dict[str, float]:
             f"A {type(model).__name__} has no encoder and no decoder, so nothing to "
             "export for LiteRT; export a SavedModel instead."
         )
-    if model.events.dtype != "float32":
-        raise ValueError(
-            f"LiteRT files hold float32, the model has {model.events.dtype}; export a "
-            "SavedModel instead."
-        )
-    path = Path(path)
+    for layer in model._flatten_layers():
+        if layer.compute_dtype != "float32":
+            raise ValueError(
+                f"LiteRT files hold float32, the model has {layer.compute_dtype} in "
+                f"layer {layer.path!r}; export a SavedModel instead."
+            )
+    path = Path(path).expanduser()
     check_is_free(path)
     frozen = copy_for_inference(model)
     parts: dict[str, tuple[Callable, Callable, tuple[int, ...]]]

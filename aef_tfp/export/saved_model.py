@@ -47,7 +47,7 @@ def export_saved_model(model: EventModel, path: str | Path) -> dict[str, float]:
         >>> max(differences.values()) < 1e-4
         True
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     check_is_free(path)
     frozen = copy_for_inference(model)
     module, signatures = _module_of(frozen)

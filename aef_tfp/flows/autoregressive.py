@@ -188,7 +188,7 @@ def get(
         name: Name of a flow built here.
 
     Raises:
-        ValueError: If the identifier is none of these.
+        ValueError: If the identifier is none of these, or a flow of another dtype.
     """
     if identifier in (None, "none"):
         return Identity(dtype=dtype, name=name)
@@ -200,5 +200,12 @@ def get(
     if type(flow).build is not keras.layers.Layer.build:
         # Its weights may come only then.
         build_for(flow, (None, event_size))
+    wanted = None if dtype is None else keras.dtype_policies.get(dtype).variable_dtype
+    for weight in flow.weights if wanted else ():
+        if keras.backend.is_float_dtype(weight.dtype) and weight.dtype != wanted:
+            raise ValueError(
+                f"The flow {flow.name!r} has weights of {weight.dtype}, the model's "
+                f"densities are of {wanted}; build it with dtype={wanted!r}."
+            )
     check_flow_of_user(flow, event_size)
     return flow

@@ -64,10 +64,14 @@ class ActNorm(Flow):
 
     def _moments(self, values):
         flat = tf.reshape(values, [-1, self.size])
-        mean, variance = tf.nn.moments(flat, axes=[0])
-        std = tf.sqrt(variance)
-        # A constant feature has no scale to normalize.
-        return mean, tf.where(std > 1e-6, std, tf.ones_like(std))
+        mean = tf.reduce_mean(flat, axis=0)
+        # In units in which no square is too small, or too large.
+        largest = tf.reduce_max(tf.abs(flat - mean), axis=0)
+        parts = tf.math.divide_no_nan(flat - mean, largest)
+        std = largest * tf.sqrt(tf.reduce_mean(parts**2, axis=0))
+        # A constant feature has no scale to normalize, and differs by rounding alone.
+        rounding = 10.0 * np.finfo(std.dtype.as_numpy_dtype).eps * tf.abs(mean)
+        return mean, tf.where(std > rounding, std, tf.ones_like(std))
 
     def get_config(self):
         """Returns the constructor's arguments."""

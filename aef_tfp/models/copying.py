@@ -5,7 +5,7 @@ from typing import Any
 from aef_tfp.models.files import constructor_arguments
 from aef_tfp.models.frozen import freeze, frozen_layers
 
-__all__ = ["with_parts_of"]
+__all__ = ["copy_part", "with_parts_of"]
 
 # What is not the same in another kind of model.
 _OWN = {
@@ -17,6 +17,17 @@ _OWN = {
     "proposal_scales",
     "num_importance_samples",
 }
+
+
+def copy_part(ours: Any, theirs: Any) -> None:
+    """Gives a layer the weights of another one of its kind, and freezes what is there.
+
+    Args:
+        ours: The layer.
+        theirs: The other one.
+    """
+    ours.set_weights(theirs.get_weights())
+    freeze(ours, frozen_layers(theirs))
 
 
 def with_parts_of(cls: Any, other: Any, **arguments: Any) -> Any:
@@ -32,8 +43,6 @@ def with_parts_of(cls: Any, other: Any, **arguments: Any) -> Any:
     shared = {name: value for name, value in config.items() if name in names}
     model = cls.from_config({**shared, "format": config["format"], **arguments})
     for part in ("preprocessing", "encoder", "decoder", "prior_flow"):
-        ours, theirs = getattr(model, part), getattr(other, part)
-        ours.set_weights(theirs.get_weights())
-        freeze(ours, frozen_layers(theirs))
+        copy_part(getattr(model, part), getattr(other, part))
     model._is_adapted.assign(other._is_adapted)
     return model

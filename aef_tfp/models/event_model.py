@@ -232,7 +232,14 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         return self.events.size
 
     def dequantize(self, x: tf.Tensor, seed: Any) -> tf.Tensor:
-        """Makes integer events continuous; see `EventSpec.dequantize`."""
+        """Makes integer events continuous: (x + U[0, 1)) / num_levels.
+
+        Args:
+            x: `[batch, *event_shape]`; floats pass as they are.
+            seed: Seed of the noise, an integer, or stateless, `[2]`; None takes the
+                middle of each level.
+        """
+        seed = stateless_seed(seed) if isinstance(seed, int) else seed
         return self.events.dequantize(x, seed)
 
     def corrupt(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:

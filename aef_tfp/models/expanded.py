@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from aef_tfp.engine.noise import fold_seed, standard_normal
 from aef_tfp.models.availability import available_if
-from aef_tfp.models.copying import with_parts_of
+from aef_tfp.models.copying import copy_part, with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.marginal import Marginal
@@ -220,7 +220,11 @@ class ExpandedAEF(Marginal, EventModel):
             expansion=expansion,
             expansion_noise=expansion_noise,
         )
-        model.core_flow.set_weights(vae.core_flow.get_weights())
+        copy_part(model.core_flow, vae.core_flow)
+        if expansion_noise:
+            # The spread of the features is still to be measured. What `fit` finds set,
+            # like the VAE's normalizations, it keeps.
+            model._is_adapted.assign(False)
         return model
 
     @property
@@ -315,6 +319,8 @@ class ExpandedAEF(Marginal, EventModel):
             lambda part: call_network(self.expansion, part), y, self._events_per_pass
         )
         mean, variance = tf.nn.moments(tf.cast(features, self.events.dtype), axes=[0])
+        # One event has no spread, nor have features that are constant.
+        variance = tf.where(variance > 0.0, variance, 1.0)
         deviation = tf.sqrt(variance + layer.epsilon)
         for averages in (layer.moving_mean, layer.renorm_mean):
             averages.assign(mean)

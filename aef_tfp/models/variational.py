@@ -10,7 +10,7 @@ import tensorflow as tf
 from aef_tfp import flows
 from aef_tfp.engine.arguments import checked_count
 from aef_tfp.engine.noise import fold_seed, standard_normal
-from aef_tfp.models.copying import with_parts_of
+from aef_tfp.models.copying import copy_part, with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.expanded import ExpandedAEF
 from aef_tfp.models.likelihood import Likelihood
@@ -71,7 +71,7 @@ class Variational(Marginal):
         model = with_parts_of(
             cls, aef, posterior_flow=keras.saving.serialize_keras_object(posterior_flow)
         )
-        model.posterior_flow.set_weights(aef.core_flow.get_weights())
+        copy_part(model.posterior_flow.flow, aef.core_flow)
         return model
 
     @property

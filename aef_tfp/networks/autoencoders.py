@@ -145,12 +145,13 @@ def dense_decoder(
         `[batch, *event_shape[:-1], event_shape[-1] * num_outputs]`.
     """
     output_shape = (*event_shape[:-1], event_shape[-1] * num_outputs)
+    last = density_dtype(dtype)
     return keras.Sequential(
         [
             _input((latent_dim,), dtype),
             *_relu_layers(hidden_units, dtype),
-            keras.layers.Dense(int(np.prod(output_shape)), dtype=dtype),
-            keras.layers.Reshape(output_shape, dtype=dtype),
+            keras.layers.Dense(int(np.prod(output_shape)), dtype=last),
+            keras.layers.Reshape(output_shape, dtype=last),
         ],
         name="dense_decoder",
     )
