@@ -251,6 +251,14 @@ def test_white_may_be_zero_in_tiff(tmp_path, dtype, bit_depth):
 # Folders that are splits.
 
 
+def test_a_folder_of_answers_is_no_split(tmp_path):
+    draw(tmp_path / "train", 1, 2, 3)
+    draw(tmp_path / "test", 4, 5)
+    (tmp_path / "test_data").mkdir()
+    (tmp_path / "test_data" / "answers.csv").touch()
+    assert values(data.load_splits("folder", tmp_path))[2] == [4, 5]
+
+
 @pytest.mark.parametrize(
     ("train", "validation", "test"),
     [

@@ -533,3 +533,8 @@ def test_a_model_in_double_precision_sees_all_digits(rng):
     found = history["loss"][0], history["val_loss"][0]
     np.testing.assert_allclose(found, halves, rtol=1e-6)
     assert int(model.optimizer.iterations) == 2 + 2 + 3
+    # As in Keras, data of the validation's own come first.
+    both = {"validation_split": 0.5, "validation_data": x[:20]}
+    history = model.fit(x, batch_size=40, verbose=0, **both).history
+    assert history["val_loss"][0] == pytest.approx(halves[0], rel=1e-6)
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-6)

@@ -172,6 +172,8 @@ def any_size(*last):
     ("last", "entries"),
     [
         ([keras.layers.GlobalAveragePooling2D()], 4 * 6 * 5),
+        # Behind strides, the images are smaller.
+        ([keras.layers.Conv2D(16, 2, strides=2)], 4 * 6 * 5),
         # One open side, of all pixels.
         ([keras.layers.Reshape((-1, 10))], 4 * 6 * 10),
     ],

@@ -627,6 +627,8 @@ def test_a_file_keeps_how_a_model_was_compiled():
     model = tiny(jit_compile="auto", run_eagerly=True)
     config = model.get_compile_config()
     assert config["jit_compile"] == "auto"
+    model.jit_compile = not model.jit_compile
+    assert model.get_compile_config()["jit_compile"] == model.jit_compile
     model.compile()
     assert not model.run_eagerly
     model.compile_from_config(config)

@@ -933,7 +933,7 @@ def test_a_larger_model_keeps_its_own_mode_and_ours():
 )
 def test_flows_have_the_dtype_of_the_densities(dtype, other):
     flow = flows.MAF(2, num_layers=1, hidden_units=4, dtype=other, name="mine")
-    message = f"The flow 'mine' has weights of {other}, .* are of {dtype}; build it"
+    message = f"The flow 'mine' is of {other}, .* are of {dtype}; build it"
     with pytest.raises(ValueError, match=message):
         PartitionedAEF((4,), 2, prior_flow=flow, dtype=dtype)
     # Of one without weights it does not matter.

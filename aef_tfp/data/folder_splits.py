@@ -152,6 +152,12 @@ def _named_folders(folder: Path, images: Sequence[str]) -> tuple[str, dict[str, 
             lost = path.is_symlink() and not path.exists()
             if split is None or not (path.is_dir() or lost):
                 continue
+            inside = f"{top}{name}/"
+            if name.lower() not in SPLIT_WORDS and not any(
+                image.startswith(inside) for image in images
+            ):
+                # As test_data, of answers.
+                continue
             if split in named:
                 raise ValueError(
                     f"'{folder}' has the folders {named[split]!r} and {top + name!r},"

@@ -80,8 +80,10 @@ class Compilation(_Mixed):
                 "about; take another optimizer.",
                 stacklevel=2,
             )
-        # Keras keeps what came of "auto", which is another on another machine.
-        self._jit_compile_asked = jit_compile
+        # What came of "auto" may be another on another machine.
+        self._jit_compile_by_itself = (
+            self.jit_compile if jit_compile == "auto" else None
+        )
         self._max_skipped_updates = max_skipped_updates
         self._rematerialize = rematerialize
         steps = self.optimizer.variables[0].value
@@ -117,10 +119,11 @@ class Compilation(_Mixed):
         """Returns what `compile_from_config` needs; None before `compile`."""
         if not self.compiled:
             return None
+        by_itself = self.jit_compile == self._jit_compile_by_itself
         return {
             "optimizer": keras.optimizers.serialize(self.optimizer),
             "steps_per_execution": self.steps_per_execution,
-            "jit_compile": self._jit_compile_asked,
+            "jit_compile": "auto" if by_itself else self.jit_compile,
             "run_eagerly": self.run_eagerly,
             "max_skipped_updates": self._max_skipped_updates,
             "rematerialize": self._rematerialize,

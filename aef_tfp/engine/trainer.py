@@ -10,6 +10,7 @@ import contextlib
 import types
 import weakref
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -79,6 +80,7 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
         self._update: Update
         self.averages: Averages
         self._constants_of_step: tuple[Any, ...] = ()
+        self._names_beside: tuple[str, ...] = ()
         self._have_data_come = False
         self.train_function: Any = None
         self.test_function: Any = None
@@ -136,17 +138,24 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
 
     @property
     def metrics_names(self) -> list[str]:
-        """Names of what `evaluate` returns, in its order: the loss is the first."""
-        return self._in_order(self._test_result())
+        """Names of what `evaluate` returns, in its order: the loss is the first.
 
-    def _in_order(self, logs: dict[str, Any]) -> list[str]:
-        # A graph returns a dictionary in alphabetical order. What an evaluation has,
-        # comes first in training, too.
-        names = ["loss", *sorted(self._test_result().keys() - {"loss"})]
-        return [*names, *sorted(logs.keys() - set(names))]
+        Those of penalties and of layers are known once they were evaluated.
+        """
+        # Keras asks for all attributes of what it saves, on the first worker alone. To
+        # read metrics here, of all workers, is a step that the others do not make.
+        return self._in_order(self._names_beside)
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        # A graph returns a dictionary in alphabetical order. What training has beside
+        # an evaluation comes last.
+        own = ["loss", *sorted(self.objective_logs(tf.constant(np.nan)))]
+        last = ["gradient_norm", "skipped_updates"]
+        beside = sorted({*names} - {*own, *last})
+        return [*own, *beside, *(name for name in last if name in names)]
 
     def _flatten_metrics_in_order(self, logs):
-        return [logs[name] for name in self._in_order(logs)]
+        return [logs[name] for name in self._in_order(logs) if name in logs]
 
     @property
     def metrics(self):
@@ -173,7 +182,9 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
         )
 
     def _test_result(self):
-        return self._with_layers(self._objective_result())
+        logs = self._with_layers(self._objective_result())
+        self._names_beside = tuple(logs)
+        return logs
 
     def _with_layers(self, logs):
         return with_results(logs, metrics_of_layers(self))

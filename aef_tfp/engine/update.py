@@ -95,7 +95,10 @@ class Update:
         if type(optimizer) in _INDEPENDENT or int(num_steps(optimizer).numpy()):
             return
         try:
-            fresh = type(optimizer).from_config(optimizer.get_config())
+            with warnings.catch_warnings():
+                # That a configuration with a function is not safe to keep.
+                warnings.simplefilter("ignore")
+                fresh = type(optimizer).from_config(optimizer.get_config())
         except (NotImplementedError, TypeError, ValueError):
             # A user's own that cannot be made again, nor saved.
             return

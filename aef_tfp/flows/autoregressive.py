@@ -8,7 +8,7 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors import IDENTITY_PARAMETERS, MaskedAutoregressive
 from aef_tfp.flows.base import Flow, build_for, checked_flow, naming
-from aef_tfp.flows.checks import check_flow_of_user
+from aef_tfp.flows.checks import check_flow_of_user, takes
 from aef_tfp.flows.compositions import Inverted, Stack
 from aef_tfp.flows.elementary import ActNorm, Identity, Reverse
 from aef_tfp.networks import MADE
@@ -201,11 +201,12 @@ def get(
         # Its weights may come only then.
         build_for(flow, (None, event_size))
     wanted = None if dtype is None else keras.dtype_policies.get(dtype).variable_dtype
-    for weight in flow.weights if wanted else ():
-        if keras.backend.is_float_dtype(weight.dtype) and weight.dtype != wanted:
-            raise ValueError(
-                f"The flow {flow.name!r} has weights of {weight.dtype}, the model's "
-                f"densities are of {wanted}; build it with dtype={wanted!r}."
-            )
+    if wanted not in (None, flow.variable_dtype) and not takes(
+        flow, event_size, wanted
+    ):
+        raise ValueError(
+            f"The flow {flow.name!r} is of {flow.variable_dtype}, and the model's "
+            f"densities are of {wanted}; build it with dtype={wanted!r}."
+        )
     check_flow_of_user(flow, event_size)
     return flow

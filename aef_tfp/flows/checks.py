@@ -12,7 +12,7 @@ from aef_tfp.networks.advice import refuse_half_precision
 from aef_tfp.networks.batching import with_flat_batch
 from aef_tfp.networks.mode import layers_in_mode, run_in_mode
 
-__all__ = ["bijector_of", "check_flow_of_user", "is_of_user"]
+__all__ = ["bijector_of", "check_flow_of_user", "is_of_user", "takes"]
 
 
 # Of the way there and back, for standard normal numbers in single precision.
@@ -41,6 +41,16 @@ def bijector_of(flow: keras.layers.Layer) -> tfb.Bijector:
         return with_flat_batch(function, x, event_ndims=1)
 
     return VectorBijector(flow.bijector, flatten, layers_in_mode)
+
+
+def takes(flow: keras.layers.Layer, event_size: int, dtype: str) -> bool:
+    """Whether the bijector of a flow maps vectors of a float type to such vectors."""
+    try:
+        return (
+            bijector_of(flow).inverse(tf.zeros([1, event_size], dtype)).dtype == dtype
+        )
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError):
+        return False
 
 
 def check_flow_of_user(flow: keras.layers.Layer, event_size: int) -> None:

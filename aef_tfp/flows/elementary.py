@@ -64,10 +64,13 @@ class ActNorm(Flow):
 
     def _moments(self, values):
         flat = tf.reshape(values, [-1, self.size])
-        mean = tf.reduce_mean(flat, axis=0)
+        # From one of them on, so that a constant is found exactly.
+        apart = flat - flat[0]
+        centre = tf.reduce_mean(apart, axis=0)
+        mean, apart = flat[0] + centre, apart - centre
         # In units in which no square is too small, or too large.
-        largest = tf.reduce_max(tf.abs(flat - mean), axis=0)
-        parts = tf.math.divide_no_nan(flat - mean, largest)
+        largest = tf.reduce_max(tf.abs(apart), axis=0)
+        parts = tf.math.divide_no_nan(apart, largest)
         std = largest * tf.sqrt(tf.reduce_mean(parts**2, axis=0))
         # A constant feature has no scale to normalize, and differs by rounding alone.
         rounding = 10.0 * np.finfo(std.dtype.as_numpy_dtype).eps * tf.abs(mean)

@@ -318,7 +318,10 @@ class ExpandedAEF(Marginal, EventModel):
         features = in_passes(
             lambda part: call_network(self.expansion, part), y, self._events_per_pass
         )
-        mean, variance = tf.nn.moments(tf.cast(features, self.events.dtype), axes=[0])
+        features = tf.cast(features, self.events.dtype)
+        # From one of them on, so that a constant is found exactly.
+        mean, variance = tf.nn.moments(features - features[0], axes=[0])
+        mean += features[0]
         # One event has no spread, nor have features that are constant.
         variance = tf.where(variance > 0.0, variance, 1.0)
         deviation = tf.sqrt(variance + layer.epsilon)

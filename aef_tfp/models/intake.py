@@ -102,6 +102,9 @@ class Intake(Mixin):
             count = sum(self._should_eval(epoch, frequency) for epoch in readings)
             check_is_read_once("validation_data", held_out, count, steps[1])
             validation_data = (held_out,)
+        if validation_data is not None:
+            # As in Keras, which does not hold out a part then.
+            validation_split = 0.0
         trained = None
         if validation_split:
             if not isinstance(x, (np.ndarray, tf.Tensor)):

@@ -1,7 +1,9 @@
 """How Keras layers meet tensors with any number of batch axes, and of any length."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -63,25 +65,43 @@ def events_per_pass(network: Any, event_shape: Sequence[int]) -> int:
         At least 1. The largest layer's output takes about 32 MB.
     """
     event_size = math.prod(event_shape)
-    sizes = [event_size]
-    for layer in getattr(network, "layers", ()):
+    outputs = [
+        output
+        for layer in getattr(network, "layers", ())
         # A layer that was called elsewhere, too, has no one output.
-        for output in tf.nest.flatten(getattr(layer, "output", [])):
-            sizes.append(_entries(output.shape[1:], event_shape))
-    largest = max(sizes) if len(sizes) > 1 else 16 * event_size
+        for output in tf.nest.flatten(getattr(layer, "output", []))
+    ]
+    if any(None in output.shape[1:] for output in outputs):
+        largest = _largest_of_open(network, outputs, tuple(event_shape))
+    else:
+        largest = max((math.prod(output.shape[1:]) for output in outputs), default=0)
+    largest = max(largest, event_size) if outputs else 16 * event_size
     return max(1, PASS_ENTRIES // largest)
 
 
+# Of networks for any size of images, by the shape of an event.
+_LARGEST: MutableMapping[Any, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
+
+
+def _largest_of_open(
+    network: Any, outputs: Sequence[Any], event_shape: tuple[int, ...]
+) -> int:
+    """Entries of the largest output of a network that leaves sides open."""
+    known = _LARGEST.setdefault(network, {})
+    if event_shape not in known:
+        whole = keras.Model(network.inputs, outputs)
+        shapes = [output.shape for output in outputs]
+        # A decoder's inputs are no events: its open sides are taken for all of one.
+        with contextlib.suppress(ValueError, TypeError):
+            specs = whole.compute_output_spec(keras.KerasTensor((1, *event_shape)))
+            shapes = [spec.shape for spec in tf.nest.flatten(specs)]
+        known[event_shape] = max(_entries(shape[1:], event_shape) for shape in shapes)
+    return known[event_shape]
+
+
 def _entries(shape: Sequence[int | None], event_shape: Sequence[int]) -> int:
-    """Entries of an output; a network for any size of images leaves sides open."""
-    known = math.prod(side for side in shape if side is not None)
-    if None not in shape:
-        return known
-    if len(shape) != len(event_shape):
-        # An open side may be of all pixels, in a row.
-        return known * math.prod(event_shape)
-    sides = zip(shape, event_shape, strict=True)
-    return known * math.prod(own for side, own in sides if side is None)
+    size = math.prod(side for side in shape if side is not None)
+    return size * (math.prod(event_shape) if None in shape else 1)
 
 
 def pass_sizes(count: int, size: int) -> list[int]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,9 @@ def _run(argv: list[str]) -> int:
         return 0
 
     check_source(arguments.config.dataset, arguments.data_dir)
-    if arguments.resume is not None or arguments.run_dir is not None:
+    is_named = arguments.resume is not None or arguments.run_dir is not None
+    # Of several machines, the first one writes, and none knows yet which it is.
+    if is_named or os.environ.get("TF_CONFIG"):
         return _train(arguments, run_dir)
     with _claimed(run_dir) as run_dir:
         return _train(arguments, run_dir)
