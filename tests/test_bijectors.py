@@ -439,7 +439,7 @@ def test_act_norm_normalizes_in_any_unit(unit, rng):
     values = np.concatenate([values, constants], axis=1)
     norm = flows.ActNorm(4)
     out = flows.adapt_inverse(norm, tf.constant(values)).numpy()
-    np.testing.assert_allclose(out[:, :2].mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(out[:, :2].mean(0), 0.0, atol=1e-4)
     np.testing.assert_allclose(out[:, :2].std(0), 1.0, rtol=1e-5)
     np.testing.assert_array_equal(norm.log_scale.numpy()[2:], 0.0)
 

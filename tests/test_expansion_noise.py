@@ -201,12 +201,13 @@ def test_the_spread_of_a_copys_features_is_measured_before_it_trains(digit_image
     vae = VAE((8, 8, 1), 2, encoder="dense", decoder="dense", num_levels=17)
     vae.adapt(x)
     model = ExpandedAEF.from_vae(vae, expansion_noise=0.5)
-    kept = [weight.numpy() for weight in model.prior_flow.weights]
+    kept = [weight.numpy() for weight in model.preprocessing.weights]
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     model.fit(x, batch_size=64, verbose=0)
     features = model._features(model._preprocess(model.dequantize(x, 0))[0])
     np.testing.assert_allclose(np.std(features, axis=0), 1.0, atol=0.1)
-    for weight, value in zip(model.prior_flow.weights, kept, strict=True):
+    assert np.any(kept[0])
+    for weight, value in zip(model.preprocessing.weights, kept, strict=True):
         np.testing.assert_array_equal(weight, value)
 
 

@@ -174,8 +174,8 @@ def any_size(*last):
         ([keras.layers.GlobalAveragePooling2D()], 4 * 6 * 5),
         # Behind strides, the images are smaller.
         ([keras.layers.Conv2D(16, 2, strides=2)], 4 * 6 * 5),
-        # One open side, of all pixels.
-        ([keras.layers.Reshape((-1, 10))], 4 * 6 * 10),
+        ([keras.layers.Reshape((-1, 10))], 4 * 6 * 5),
+        ([keras.layers.Conv2D(20, 3, padding="same")], 4 * 6 * 20),
     ],
 )
 def test_a_network_for_any_size_of_images_counts_as_for_this_one(last, entries):
