@@ -71,8 +71,8 @@ def load_splits(
             CelebA-HQ, once a person has put its files where the table says, in some
             minutes.
         image_size: The side of the square images, for `folder` only: at least 4. None
-            is the smallest side of all images, rounded down to a multiple of 4 (which
-            the convolutional networks need), at most 64.
+            is the largest of 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8 and 4, which
+            every network takes, that is no larger than the smallest side of all images.
         channels: 1 or 3, for `folder` only. None is 1 if all images are grey, else 3.
             1 makes colours grey.
         num_levels: How many values a pixel can take, 0 to `num_levels - 1`, for

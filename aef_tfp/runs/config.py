@@ -142,7 +142,7 @@ class RunSettings:
     """Samples per image of an IWAE's objective."""
 
     noise_std: float = 0.0
-    """Noise added to every training image, then clipped to [0, 1]; 0 adds none."""
+    """Noise added to every training image, which stays in [0, 1]; 0 adds none."""
 
     denoising_target: Literal["noisy", "clean"] = "noisy"
     """Whether the objective is that of the noisy image (the paper's) or the clean."""
