@@ -147,6 +147,9 @@ class EventModel(Intake, Files, LikelihoodTrainer):
             )
         raise AttributeError(f"{type(self).__name__} has no {name}; {instead}")
 
+    # Why a kind of model has no clean targets, and what to do.
+    _why_only_noisy: ClassVar[str] = ""
+
     def _checked(self, name: str, value: Any) -> Any:
         if name == "noise_std":
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -155,10 +158,16 @@ class EventModel(Intake, Files, LikelihoodTrainer):
                     f"noise_std must be a finite number of at least 0, got {value!r}."
                 )
             return float(value)
-        if name == "denoising_target" and value not in DENOISING_TARGETS:
-            raise ValueError(
-                f"denoising_target must be 'noisy' or 'clean', got {value!r}."
-            )
+        if name == "denoising_target":
+            if value not in DENOISING_TARGETS:
+                raise ValueError(
+                    f"denoising_target must be 'noisy' or 'clean', got {value!r}."
+                )
+            if value == "clean" and self._why_only_noisy:
+                raise ValueError(
+                    f"{type(self).__name__} has no denoising_target 'clean', since "
+                    f"{self._why_only_noisy}."
+                )
         return super()._checked(name, value)
 
     def __dir__(self) -> list[str]:

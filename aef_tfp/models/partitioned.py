@@ -132,13 +132,9 @@ class PartitionedAEF(Exact, Chained, EventModel):
         self._make_chain(prior_flow, core_flow, shell)
         self._complete()
 
-    def _checked(self, name, value):
-        if name == "denoising_target" and value == "clean":
-            raise ValueError(
-                "PartitionedAEF has no denoising_target 'clean', since its core is a "
-                "part of the noisy event; use 'noisy', or an ExpandedAEF."
-            )
-        return super()._checked(name, value)
+    _why_only_noisy = (
+        "its core is a part of the noisy event; use 'noisy', or an ExpandedAEF"
+    )
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:

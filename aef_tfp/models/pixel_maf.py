@@ -98,13 +98,9 @@ class PixelMAF(Exact, Density, EventModel):
         )
         self._complete()
 
-    def _checked(self, name, value):
-        if name == "denoising_target" and value == "clean":
-            raise ValueError(
-                "PixelMAF has no denoising_target 'clean', since it has no encoder for "
-                "the noisy event; use 'noisy', or another model."
-            )
-        return super()._checked(name, value)
+    _why_only_noisy = (
+        "it has no encoder for the noisy event; use 'noisy', or another model"
+    )
 
     def _parts(self):
         return {**super()._parts(), "flow": (self.flow, (self.event_size,))}
