@@ -39,7 +39,7 @@ realdata: $(VENV)/package-dev  ## Run the tests on the image data in AEF_TFP_DAT
 	@test -d "$$AEF_TFP_DATA_DIR" || { \
 		echo "AEF_TFP_DATA_DIR must name a folder of TFDS data sets," \
 			"but is '$$AEF_TFP_DATA_DIR'." >&2; exit 1; }
-	$(RUN) -m pytest -m realdata
+	$(RUN) -m pytest -m realdata -n 2 --dist worksteal
 
 docs: $(VENV)/package-docs  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

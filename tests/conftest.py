@@ -8,14 +8,17 @@ import typing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from tensorflow.python.util import tf_stack
 
 
 def pytest_configure(config):
+    # A process that only hands tests to others would keep them waiting for its import
+    # of TensorFlow, which is why functions import it here.
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import tensorflow as tf
+
     # Two logical CPU devices stand in for two GPUs. It must precede any operation.
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
@@ -45,6 +48,8 @@ def _name_no_origins():
     eighth of the tests' time. It serves messages of TensorFlow alone, which then do not
     say which line of Python an operation comes from.
     """
+    from tensorflow.python.util import tf_stack
+
     here = tf_stack.extract_stack()
     tf_stack.extract_stack = lambda stacklevel=1: here
 
@@ -55,6 +60,8 @@ def _leave_pipelines_untuned():
     It sleeps twice as long each time, up to a minute, and of several replicas does not
     hear that its iterator is to go: whoever frees one waits, with Python's lock.
     """
+    import tensorflow as tf
+
     options = tf.data.Options()
     options.autotune.enabled = False
     finish = tf.data.Dataset._apply_debug_options
@@ -87,6 +94,9 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _seeded(monkeypatch):
+    import keras
+    import tensorflow as tf
+
     # With its seed, TensorFlow forgets how to run each operation, which then takes ten
     # times as long once more; `_module` sets it. Networks draw by Keras's seed.
     with monkeypatch.context() as patch:
@@ -101,6 +111,8 @@ def _module():
     Such fixtures come before the seed of the first test: without one of their own,
     their models would depend on the tests that ran before.
     """
+    import keras
+
     keras.utils.set_random_seed(0)
     yield
     keras.utils.clear_session()  # collects, too
@@ -109,6 +121,8 @@ def _module():
 @pytest.fixture(scope="session")
 def mirrored():
     """Two replicas. One strategy per process: several break later collectives."""
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
