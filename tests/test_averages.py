@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_training_engine import FLOATS, batches, largest_difference, tiny, weights
+from test_training_engine import (
+    FLOATS,
+    batches,
+    largest_difference,
+    plain,
+    tiny,
+    weights,
+)
 from test_update import MyAdam
 
 from aef_tfp.callbacks import AveragedWeights, Checkpoints, CheckpointStore
@@ -14,8 +21,8 @@ TRAIN, HELD_OUT = FLOATS[:64], FLOATS[64:]
 SwapEMAWeights = keras.callbacks.SwapEMAWeights
 
 
-def averaging(kind=keras.optimizers.Adam):
-    return tiny(optimizer=kind(1e-2, use_ema=True, ema_momentum=0.8))
+def averaging(kind=keras.optimizers.Adam, make=plain):
+    return make(optimizer=kind(1e-2, use_ema=True, ema_momentum=0.8))
 
 
 def fit(model, *callbacks, epochs=2, **arguments):
@@ -153,9 +160,9 @@ def test_layers_frozen_after_compile_are_refused():
 
 
 def test_two_replicas_average_alike(mirrored):
-    single = averaging()
+    single = averaging(make=tiny)
     with mirrored.scope():
-        several = averaging()
+        several = averaging(make=tiny)
     for model in (single, several):
         model.adapt(FLOATS)
         fit(model, AveragedWeights())
@@ -170,7 +177,7 @@ class Interrupt(keras.callbacks.Callback):
 
 
 def test_weights_set_after_an_interrupted_validation_stay():
-    model = tiny(
+    model = plain(
         optimizer=keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.8),
         run_eagerly=True,
     )
