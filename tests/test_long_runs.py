@@ -27,8 +27,8 @@ from aef_tfp.runs.presets import get_preset
 RUN = [
     "digits-aef-linear-2",
     "--networks=dense",
-    "--flow-layers=1",
-    "--flow-units=8",
+    "--core-flow=none",
+    "--prior-flow=none",
     "--no-jit-compile",
     "--batch-size=32",
     "--steps-per-execution=1",

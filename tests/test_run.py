@@ -127,24 +127,6 @@ def test_pictures_show_something(finished, name):
     assert image.std() > 20
 
 
-@pytest.mark.usefixtures("training_alone")
-def test_a_resumed_run_ends_like_an_uninterrupted_one(finished, data_dir, tmp_path):
-    run_dir = tmp_path / "resumed"
-    shared = [f"--data-dir={data_dir}"]
-    first = [*SMALL, "--iterations=4", "--validation-interval=4"]
-    assert run.main([*first, f"--run-dir={run_dir}", *shared]) == 0
-    # As if the first part had been cut off after one more row.
-    with (run_dir / "history.csv").open("a") as file:
-        row = history(run_dir)[-1]
-        file.write(",".join({**row, "iteration": "12", "epoch": "2"}.values()) + "\n")
-    assert run.main([f"--resume={run_dir}", "--iterations=10", *shared]) == 0
-    assert history(run_dir) == history(finished)
-    expected, got = last_weights(finished), last_weights(run_dir)
-    assert expected.keys() == got.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
-
-
 def test_a_run_resumed_between_two_validations_keeps_its_count(
     finished, data_dir, tmp_path
 ):
