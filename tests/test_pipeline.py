@@ -50,7 +50,6 @@ def test_every_epoch_holds_every_image_once(n, batch_size):
 def test_batches_have_a_static_shape():
     batches = data.training_batches(numbered(10, (4, 3, 2)), 6, seed=0)
     assert batches.element_spec == tf.TensorSpec([6, 4, 3, 2], tf.uint8)
-    assert batches.take(3).cardinality() != 0
     assert next(iter(batches)).shape == [6, 4, 3, 2]
 
 
