@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from test_models import small_model
 from test_variational import vae
 
+from aef_tfp import export as export_room
 from aef_tfp import flows
 from aef_tfp.export import saved_model as saved_model_room
 from aef_tfp.models import (
@@ -85,6 +86,8 @@ def exported(tmp_path_factory):
     result = {}
     for cls in KINDS:
         model = model_of(cls)
+        if cls is ExpandedAEF:
+            model.set_proposal_scale("encoder", 0.7)
         path = directory / cls.__name__ / "1"
         result[cls] = (model, path, model.export(path))
     return result
@@ -183,15 +186,14 @@ def test_a_likelihood_is_the_models(cls, exported, loaded):
         np.testing.assert_allclose(got, wanted, rtol=1e-4)
 
 
-def test_the_tuned_scale_goes_with_the_marginal(tmp_path):
-    model = model_of(ExpandedAEF, core_flow="none", prior_flow="none")
-    model.set_proposal_scale("encoder", 0.7)
-    model.export(tmp_path / "1")
-    file = tf.saved_model.load(str(tmp_path / "1"))
+def test_the_tuned_scale_goes_with_the_marginal(exported, loaded):
+    model, file = exported[ExpandedAEF][0], loaded[ExpandedAEF]
     x = events(4)
     got = file.marginal_log_prob(x, 9, 5)["marginal_log_prob"]
     wanted = model.marginal_log_prob(x, 9, proposal_scale=0.7, seed=5)
     np.testing.assert_allclose(got, wanted, rtol=1e-4)
+    other = model.marginal_log_prob(x, 9, proposal_scale=1.0, seed=5)
+    assert np.abs(got - other).max() > 1e-2
 
 
 BAD = [
@@ -225,9 +227,10 @@ def test_bad_values_get_an_error(cls, name, values, message, loaded):
 @pytest.mark.parametrize("shape", [(2, 4, 6, 1), (2, 6, 4), (2, 6, 4, 3)])
 def test_a_wrong_shape_gets_an_error(shape, loaded):
     signature = loaded[Autoencoder].signatures["encode"]
-    with pytest.raises((TypeError, ValueError, tf.errors.InvalidArgumentError)):
+    message = r"Shape of .* is not compatible with expected shape \[\?,6,4,1\]"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         signature(images=tf.zeros(shape))
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(ValueError, match="Could not find matching concrete function"):
         loaded[Autoencoder].encode(np.zeros(shape, "float32"))
 
 
@@ -290,7 +293,9 @@ def test_it_loads_in_a_process_with_tensorflow_alone(exported, tmp_path):
         **{f"{name} True": pair[1].tolist() for name, pair in arrays.items()},
     }
     (tmp_path / "inputs.json").write_text(json.dumps(inputs))
-    paths = {cls.__name__: str(path) for cls, (_, path, _) in exported.items()}
+    # An IWAE has the endpoints of a VAE, an autoencoder some of them.
+    kinds = [cls for cls in KINDS if cls not in (IWAE, Autoencoder)]
+    paths = {cls.__name__: str(exported[cls][1]) for cls in kinds}
     command = [sys.executable, "-c", LOAD_ALL, json.dumps(paths)]
     subprocess.run(
         [*command, "inputs.json", "answers.npz"], cwd=tmp_path, check=True, timeout=300
@@ -308,7 +313,8 @@ def test_it_loads_in_a_process_with_tensorflow_alone(exported, tmp_path):
         "elbo": ("elbo", [floats], {"seed": 9}),
         "marginal_log_prob": ("marginal_log_prob", [floats, 4], {"seed": 9}),
     }
-    for cls, (model, _, differences) in exported.items():
+    for cls in kinds:
+        model, _, differences = exported[cls]
         for name in differences:
             answer = answers[f"{cls.__name__} {name}"]
             assert np.isfinite(answer).all()
@@ -361,7 +367,9 @@ def test_weights_are_stored_once(cls, exported):
 
 @pytest.mark.slow
 def test_a_file_of_the_papers_size_is_little_larger_than_its_weights(tmp_path):
-    model = PartitionedAEF((28, 28, 1), 32)
+    # One layer of each flow, at the paper's width: the rest would be like it.
+    core_flow, prior_flow = (flows.MAF(32, num_layers=1) for _ in range(2))
+    model = PartitionedAEF((28, 28, 1), 32, core_flow=core_flow, prior_flow=prior_flow)
     model.adapt(np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), "uint8"))
     model.export(tmp_path / "1")
     size = sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file())
@@ -396,7 +404,7 @@ def test_many_levels_are_wide_integers(tmp_path):
 
 def test_a_model_of_two_replicas(mirrored, tmp_path):
     with mirrored.scope():
-        model = model_of(VAE, posterior_flow="none")
+        model = model_of(Autoencoder)
     model.export(tmp_path / "1")
     file = tf.saved_model.load(str(tmp_path / "1"))
     x = events(4)
@@ -452,8 +460,8 @@ def test_a_file_that_differs_gets_no_name(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_litert_files_are_the_model(tmp_path):
-    model = model_of(ExpandedAEF)
+def test_litert_files_are_the_model(exported, tmp_path):
+    model = exported[ExpandedAEF][0]
     differences = model.export(tmp_path / "both", format="litert")
     assert sorted(differences) == ["decode", "encode"]
     assert max(differences.values()) < 1e-5
@@ -462,10 +470,10 @@ def test_litert_files_are_the_model(tmp_path):
     for file in (tmp_path / "both").iterdir():
         # Operations of TensorFlow that a plain LiteRT runtime does not have.
         assert b"Flex" not in file.read_bytes()
-    partitioned = model_of(PartitionedAEF)
+    partitioned = exported[PartitionedAEF][0]
     assert list(partitioned.export(tmp_path / "one", format="litert")) == ["encode"]
     with pytest.raises(ValueError, match="no encoder"):
-        model_of(PixelMAF).export(tmp_path / "none", format="litert")
+        exported[PixelMAF][0].export(tmp_path / "none", format="litert")
     for dtype in ("float64", "mixed_bfloat16"):
         half = model_of(Autoencoder, dtype=dtype)
         with pytest.raises(ValueError, match="hold float32"):
@@ -482,7 +490,7 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
             model.export(f"~/{format}", format=format)
 
 
-def test_the_command_exports_the_best_checkpoint(tmp_path, capsys):
+def test_the_command_exports_the_best_checkpoint(tmp_path, capsys, monkeypatch):
     model = model_of(Autoencoder)
     run = tmp_path / "run"
     run.mkdir()
@@ -502,6 +510,16 @@ def test_the_command_exports_the_best_checkpoint(tmp_path, capsys):
     assert "nothing is overwritten" in capsys.readouterr().err
     assert export_command.main([str(tmp_path / "no"), str(tmp_path / "x")]) == 1
     assert "holds no run" in capsys.readouterr().err
+    asked = []
+
+    def export_litert(model, path):
+        asked.append((type(model), path))
+        return {"encode": 0.0}
+
+    monkeypatch.setattr(export_room, "export_litert", export_litert)
     lite = tmp_path / "lite"
     assert export_command.main([str(run), str(lite), "--format", "litert"]) == 0
-    assert "decode.tflite" in capsys.readouterr().out
+    assert asked == [(Autoencoder, lite)]
+    printed = capsys.readouterr().out
+    assert "encode.tflite" in printed
+    assert "No decode.tflite: LiteRT has no form" in printed
