@@ -19,16 +19,14 @@ from aef_tfp.runs.commands import train as run
 ROOT = Path(__file__).parents[1]
 
 SETTINGS = [
-    "digits-aef-linear-8",
+    "digits-aef-center-8",
     "--networks=dense",
-    "--flow-layers=1",
-    "--flow-units=16",
+    "--core-flow=none",
+    "--prior-flow=none",
     "--no-jit-compile",
     "--batch-size=30",
     "--validation-interval=30",
     "--save-interval=20",
-    "--num-samples=4",
-    "--num-marginal-images=8",
 ]
 
 
@@ -67,6 +65,7 @@ def worker_pids(launcher):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("training_alone")
 def test_a_worker_that_dies_ends_the_others_and_the_run_ends_as_one_device_would(
     tmp_path, monkeypatch, mirrored
 ):
