@@ -7,6 +7,8 @@ import sys
 import typing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# What is compiled runs once or twice, and machine code as it comes serves for that.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np
 import pytest
