@@ -475,20 +475,16 @@ def test_events_and_models_that_do_not_fit_are_refused(linear):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [ExpandedAEF, VAE])
-def test_laplace_is_near_the_referee_on_trained_models(cls, digit_images):
+def test_laplace_is_near_the_referee_on_a_trained_model(digit_images):
     small = {"num_layers": 1, "hidden_units": 32, "num_blocks": 1}
-    flow = {"core_flow": flows.MAF(8, **small)}
-    if cls is VAE:
-        flow = {"posterior_flow": flows.IAF(8, **small)}
-    model = cls(
+    model = ExpandedAEF(
         (8, 8, 1),
         8,
         num_levels=17,
         encoder="dense",
         decoder="dense",
+        core_flow=flows.MAF(8, **small),
         prior_flow=flows.MAF(8, **small),
-        **flow,
     )
     # All is over before a compiler would be done.
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=200.0), jit_compile=False)

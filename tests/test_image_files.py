@@ -1,8 +1,10 @@
 """Images of one's own, in folders and NumPy files, and CelebA-HQ's files."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -14,7 +16,7 @@ from PIL import Image
 
 from aef_tfp import data
 from aef_tfp.callbacks import Duration, duration
-from aef_tfp.data import celeba_hq, folder
+from aef_tfp.data import celeba_hq, finding, folder
 from aef_tfp.data.image_files import EXTENSIONS, read_image
 from aef_tfp.data.npz_names import NAMES, split_names
 from aef_tfp.data.splits import SPLITS, drawn_sizes
@@ -215,13 +217,14 @@ def test_splits_are_the_same_in_any_file_system(mixed, tmp_path, monkeypatch):
     for file in sorted(mixed.iterdir(), reverse=True):
         if file.name not in ("100.jpg", "200.png"):
             shutil.copy(file, tmp_path / file.name)
-    original = folder.os.walk
+    original = os.scandir
 
+    @contextlib.contextmanager
     def backwards(path):
-        for root, directories, names in original(path):
-            yield root, directories, sorted(names, reverse=True)
+        with original(path) as entries:
+            yield reversed(sorted(entries, key=lambda entry: entry.name))
 
-    monkeypatch.setattr(folder.os, "walk", backwards)
+    monkeypatch.setattr(finding.os, "scandir", backwards)
     two = data.load_splits("folder", tmp_path)
     for images, others in zip(all_images(one), all_images(two), strict=True):
         np.testing.assert_array_equal(images, others)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from test_models import small_model
-from test_training_engine import FLOATS, largest_difference, tiny, weights
+from test_training_engine import FLOATS, largest_difference, plain, tiny, weights
 
 from aef_tfp.callbacks import Checkpoints
 from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF
@@ -60,7 +60,7 @@ KINDS = {"array": np.asarray, "set": batches, "generator": generator, "py": Batc
 @pytest.fixture(scope="module")
 def trained():
     """One model for all that is refused or only looked at."""
-    model = tiny(ExpandedAEF)
+    model = tiny(ExpandedAEF, has_flows=False)
     model.fit(INTEGERS, verbose=0)
     return model
 
@@ -88,7 +88,9 @@ def test_floats_that_stand_for_integers_are_refused_by_all_ways_in(
     for method in (trained.fit, trained.evaluate):
         assert "disguise, k / 16, whose" in refused(method, data(DIVIDED), verbose=0)
     assert "disguise" in refused(trained.adapt, data(DIVIDED))
-    assert "disguise" in refused(tiny(ExpandedAEF).fit, data(DIVIDED), verbose=0)
+    assert "disguise" in refused(
+        tiny(ExpandedAEF, has_flows=False).fit, data(DIVIDED), verbose=0
+    )
     # Nothing asks for their density here.
     assert trained.predict(data(DIVIDED), verbose=0).shape == DIVIDED.shape
 
@@ -119,7 +121,7 @@ def test_floats_out_of_range_are_an_error_and_not_nan(kind, trained, refused):
 
 def test_two_replicas_refuse_as_one_does(mirrored):
     with mirrored.scope():
-        model = tiny()
+        model = tiny(has_flows=False)
     model.adapt(INTEGERS)
     images = FLOATS.copy()
     images[9] = -0.5  # of the second replica
@@ -214,7 +216,7 @@ def test_noisy_images_have_no_values_at_the_bounds():
 @pytest.fixture(scope="module")
 def retrained():
     """Trains one model from one beginning; returns its weights after that."""
-    model = tiny()
+    model = tiny(has_flows=False)
     states = [v for v in (*model.weights, *model.optimizer.variables)]
     start = [v.numpy() for v in states]
 
@@ -253,7 +255,7 @@ def test_all_kinds_of_arrays_train_alike(data, retrained):
 
 
 def test_data_sets_of_unknown_shape_train_with_xla():
-    model = tiny(jit_compile=True)
+    model = plain(jit_compile=True)
     vague = tf.data.Dataset.from_generator(
         lambda: generator(INTEGERS), output_types=tf.uint8
     )
@@ -263,7 +265,7 @@ def test_data_sets_of_unknown_shape_train_with_xla():
 
 def test_values_of_a_batch_have_their_names():
     # Of this one, the alphabet puts the norm of the gradient between the two.
-    model = tiny(ExpandedAEF, run_eagerly=True)
+    model = tiny(ExpandedAEF, has_flows=False, run_eagerly=True)
     values = model.train_on_batch(INTEGERS[:SIZE])
     named = dict(zip(model.metrics_names, values, strict=False))
     assert named["joint_bits_per_dim"] == pytest.approx(
@@ -272,7 +274,7 @@ def test_values_of_a_batch_have_their_names():
 
 
 def test_one_batch_is_one_step():
-    model, expected = tiny(), tiny()
+    model, expected = tiny(has_flows=False), tiny(has_flows=False)
     logs = model.train_on_batch(INTEGERS[:SIZE], return_dict=True)
     history = expected.fit(INTEGERS[:SIZE], shuffle=False, verbose=0).history
     assert largest_difference(weights(model), weights(expected)) < 1e-6
@@ -465,7 +467,7 @@ def test_a_batch_size_is_for_arrays(trained, refused):
 
 
 def test_settings_that_change_after_a_step_count():
-    model = tiny(ExpandedAEF)
+    model = tiny(ExpandedAEF, has_flows=False)
     model.adapt(INTEGERS)
     before = model.evaluate(INTEGERS, verbose=0)[0]
     model.seed = 7
@@ -495,7 +497,7 @@ def test_numbers_beyond_the_dtype_of_the_model_are_refused():
 
 
 def test_checkpoints_without_validation_data_say_so_before_training(tmp_path):
-    model = tiny()
+    model = plain()
     checkpoints = Checkpoints(str(tmp_path), lambda epoch: 3 * (epoch + 1))
     with pytest.raises(ValueError, match="'val_loss', but fit has no validation data"):
         model.fit(FLOATS, batch_size=SIZE, verbose=0, callbacks=[checkpoints])

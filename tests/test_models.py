@@ -58,6 +58,9 @@ def standard_normal_log_prob(*parts):
     return -0.5 * np.sum(flat**2) - 0.5 * len(flat) * np.log(2 * np.pi)
 
 
+ONE_IAF = flows.IAF(3, num_layers=1, hidden_units=8, dtype="float64")
+
+
 @pytest.mark.parametrize(
     ("event_shape", "arguments"),
     [
@@ -67,17 +70,18 @@ def standard_normal_log_prob(*parts):
         ((4, 4, 1), {"encoder": "conv", "decoder": "conv"}),
         ((4, 4, 1), {"decoder": None, "decoder_scale": "dependent"}),
         ((4, 4, 1), {"decoder_scale": "fixed", "core_flow": "none"}),
-        ((5,), {"core_flow": small_flow(3, flows.IAF), "logit_lambda": 0.01}),
+        ((5,), {"core_flow": ONE_IAF, "logit_lambda": 0.01}),
     ],
 )
 def test_partitioned_log_prob_is_the_full_jacobian(event_shape, arguments, rng):
     model = small_model(PartitionedAEF, event_shape, 3, **arguments)
-    x = tf.constant(rng.uniform(0.05, 0.95, size=(3, *event_shape)))
+    # An IAF as the core flow is sequential in this direction: one event has to do.
+    loops = arguments.get("core_flow") is ONE_IAF
+    num_events = 1 if loops else 3
+    x = tf.constant(rng.uniform(0.05, 0.95, size=(num_events, *event_shape)))
     got = model.log_prob(x)
-    # An IAF as the core flow is sequential in this direction.
-    loops = not isinstance(arguments.get("core_flow", "none"), str)
     to_base = with_log_det(model.distribution.bijector.inverse, as_graph=not loops)
-    for i in range(3):
+    for i in range(num_events):
         base, log_det = to_base(x[i : i + 1])
         expected = standard_normal_log_prob(*base) + log_det
         np.testing.assert_allclose(got[i], expected, rtol=1e-9)

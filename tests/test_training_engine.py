@@ -471,12 +471,14 @@ def test_adapt_normalizes_every_act_norm(digit_images):
 @pytest.mark.parametrize("cls", [PartitionedAEF, ExpandedAEF])
 def test_overfits_64_images(cls, digit_images):
     # 16 latents for 64 images: the model can nearly learn them by heart.
+    dense = {"encoder": "dense", "decoder": "dense"} if cls is ExpandedAEF else {}
     model = cls(
         (8, 8, 1),
         16,
         num_levels=17,
         core_flow=flows.MAF(16, num_layers=2, hidden_units=64),
         prior_flow=flows.MAF(16, num_layers=2, hidden_units=64),
+        **dense,
     )
     model.compile(
         keras.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=25

@@ -161,15 +161,17 @@ def test_training_reaches_layers_on_replicas_and_with_accumulation(replicas, mir
 
 
 def test_layers_are_at_rest_everywhere_else():
-    model = expanded()
-    model.compile("sgd", jit_compile=False)
-    model.adapt(IMAGES)
+    # What another call has traced is not called again: two have models of their own.
+    model, predicting, encoding = expanded(), expanded(), expanded()
+    for one in (model, predicting, encoding):
+        one.compile("sgd", jit_compile=False)
+        one.adapt(IMAGES)
     calls = {
         "evaluate": lambda: model.evaluate(IMAGES, verbose=0),
         "call": lambda: model(IMAGES),
-        "predict": lambda: model.predict(IMAGES, verbose=0),
+        "predict": lambda: predicting.predict(IMAGES, verbose=0),
         "sample": lambda: model.sample(2, seed=1),
-        "encode": lambda: model.encode(IMAGES),
+        "encode": lambda: encoding.encode(IMAGES),
         "joint_log_prob": lambda: model.joint_log_prob(IMAGES, seed=1),
         "marginal": lambda: model.marginal_log_prob(IMAGES[:2], 2, seed=1),
         "laplace": lambda: model.marginal_log_prob(
@@ -179,8 +181,7 @@ def test_layers_are_at_rest_everywhere_else():
     for name, call in calls.items():
         SPIED.clear()
         call()
-        # What was traced before is not called again.
-        assert SPIED or name in ("predict", "encode"), name
+        assert SPIED, name
         assert not any(mode for _, mode in SPIED), name
     # As in Keras, a call may ask for the other mode, and leaves no trace of it behind.
     SPIED.clear()
@@ -619,7 +620,7 @@ def test_weights_set_by_hand_are_not_adapted_anew(capsys):
         for one, other in zip(
             values(trained.prior_flow), values(partly.prior_flow), strict=True
         )
-    ) or np.allclose(partly.get_weights()[0], trained.get_weights()[0])
+    )
 
 
 def test_nothing_that_is_kept_goes_stale():
