@@ -149,6 +149,33 @@ def test_links_to_nothing_are_named(tmp_path):
     )
 
 
+def test_pictures_of_runs_are_no_images_of_a_folder(tmp_path):
+    photos = draw(tmp_path / "photos", *range(10))
+    for run, files in {
+        "runs/new": ["config.json", "environment.json"],
+        "runs/copy": ["config.json", "best.keras"],
+        "classes/cats": ["config.json"],
+    }.items():
+        draw(photos / run, 20, 21)
+        for name in files:
+            (photos / run / name).touch()
+    (photos / "link").symlink_to(photos / "runs" / "new")
+    splits = data.load_splits("folder", photos)
+    assert everything(splits) == [*range(10), 20, 21]
+    assert splits.notes[1] == (
+        "left out 1 .json, 2 run directories, such as 'runs/copy': to have pictures"
+        " among them, convert them to .png"
+    )
+    # Who names one means it.
+    assert find_files(photos / "runs" / "new").images == ["20.png", "21.png"]
+    message = (
+        f"there are no images in '{photos / 'runs'}', but 2 run directories, such as"
+        " 'copy':"
+    )
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        data.load_splits("folder", photos / "runs")
+
+
 def test_special_files_are_not_opened(tmp_path):
     draw(tmp_path, *range(10))
     os.mkfifo(tmp_path / "pipe.png")
