@@ -175,13 +175,14 @@ def check_source(name: str, data_dir: str | os.PathLike[str] | None) -> None:
 
     Raises:
         FileNotFoundError: If there is no such folder or file.
-        ValueError: If it has to be named, or there is no data set of that name.
+        ValueError: If it has to be named, holds the user's own images where a data set
+            of TFDS is asked, or there is no data set of that name.
     """
     info = dataset_info(name)
     if info.source == "tfds":
         from aef_tfp.data.prepared import check_folder
 
-        check_folder(data_dir)
+        check_folder(info, data_dir)
         return
     _place_of_own(info, data_dir)
 
