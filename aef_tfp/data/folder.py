@@ -133,14 +133,19 @@ def load_folder(
         (len(readable), *shape),
         fill,
         key=[[name, *_state(path / name)] for name in names]
-        + [str(path.resolve()), skip_unreadable, depth]
-        # Without fewer levels it is the key that older versions made.
-        + ([levels] if levels < 256 else []),
+        + [str(path.resolve()), skip_unreadable, depth, levels],
         memory_limit=memory_limit,
         cache_dir=cache_dir,
     )
     failures = decoded.facts["unreadable"]
     notes.insert(0, note)
+    several = [name for name in sorted(headers) if headers[name].several]
+    if several:
+        noun = "file holds" if len(several) == 1 else "files hold"
+        notes.append(
+            f"{len(several):,} {noun} several pictures, such as {several[0]!r}: the"
+            " first of each is taken"
+        )
     if failures:
         notes.append(
             f"{len(failures)} of {len(names)} image files are unreadable and were"

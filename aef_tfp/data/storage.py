@@ -16,7 +16,7 @@ import numpy as np
 __all__ = ["Decoded", "Facts", "decode_once", "default_cache_dir", "default_limit"]
 
 # Part of every key: another number when the same files decode to other pixels.
-_FORMAT = 1
+_FORMAT = 2
 
 Facts = dict[str, Any]
 
