@@ -1,4 +1,5 @@
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -832,6 +833,39 @@ def test_another_process_may_fill_the_cache_meanwhile(tmp_path):
     assert decoded.facts == {"fact": 1}
     assert len(list(tmp_path.iterdir())) == 1
     decode(pytest.fail)
+
+
+def test_the_cache_keeps_nothing_of_processes_that_were_killed(tmp_path):
+    def decode(key, fill):
+        arguments = {"key": key, "memory_limit": 0, "cache_dir": tmp_path}
+        return storage.decode_once("made", (4, 2, 2, 1), fill, **arguments)
+
+    def unfinished():
+        return {path.name for path in tmp_path.glob(".unfinished-*")}
+
+    (tmp_path / ".unfinished-killed").mkdir()
+    (tmp_path / ".unfinished-killed" / "images.npy").touch()
+    living = tmp_path / ".unfinished-living"
+    living.mkdir()
+    lock = os.open(living, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def fill(out):
+        before = unfinished()
+        decode(2, lambda out: (4, None, {}))
+        assert unfinished() == before
+        assert len(before) == 2
+        return 4, None, {}
+
+    was = os.umask(0o027)
+    try:
+        decode(1, fill)
+    finally:
+        os.umask(was)
+        os.close(lock)
+    assert unfinished() == {living.name}
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.glob("made-*")}
+    assert modes == {0o750}
 
 
 def test_a_cache_that_cannot_be_written(digits_dir, tmp_path, monkeypatch):
