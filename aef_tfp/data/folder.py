@@ -21,7 +21,7 @@ from aef_tfp.data.image_files import (
 from aef_tfp.data.levels import AboveLevels
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
-from aef_tfp.data.storage import Facts, decode_once
+from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["image_folder", "load_folder", "own_info"]
 
@@ -132,7 +132,7 @@ def load_folder(
         info.name,
         (len(readable), *shape),
         fill,
-        key=[[name, *_state(path / name)] for name in names]
+        key=[[name, *file_state(path / name)] for name in names]
         + [str(path.resolve()), skip_unreadable, depth, levels],
         memory_limit=memory_limit,
         cache_dir=cache_dir,
@@ -263,15 +263,6 @@ def _drawn_order(names: list[str], seed: int) -> list[str]:
         return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
     return sorted(names, key=key)
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        # A link to nothing: unreadable, like other files.
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
 
 
 def _shape(

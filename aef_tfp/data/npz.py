@@ -15,7 +15,7 @@ from aef_tfp.data.image_files import problem
 from aef_tfp.data.npz_names import NAMES, ArrayNames, split_names
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
-from aef_tfp.data.storage import Facts, decode_once
+from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["image_file", "load_npz"]
 
@@ -76,7 +76,6 @@ def load_npz(
         rows = _rows(given, sizes, seed)
         notes = [sizes_note(sizes, given, seed, f"in {str(file)!r}"), *unused, *notes]
         parts = []
-        state = file.stat()
         for split in SPLITS:
             source, chosen = rows[split]
             name = names.images[source]
@@ -96,7 +95,7 @@ def load_npz(
                 f"{info.name}-{split}",
                 (len(chosen), *shape),
                 fill,
-                key=[str(file.resolve()), state.st_size, state.st_mtime_ns, seed],
+                key=[str(file.resolve()), *file_state(file), seed],
                 memory_limit=memory_limit,
                 cache_dir=cache_dir,
             )

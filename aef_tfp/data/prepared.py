@@ -13,7 +13,7 @@ import numpy as np
 
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
-from aef_tfp.data.storage import Facts, decode_once
+from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["load_prepared"]
 
@@ -333,7 +333,10 @@ def _read(
                 builder.info.full_name,
                 os.fspath(builder.data_path),
                 split,
-                [(os.fspath(path), *_state(path)) for path in sorted(facts.filepaths)],
+                [
+                    (os.fspath(path), *file_state(path))
+                    for path in sorted(facts.filepaths)
+                ],
                 [info.num_levels, info.crop, info.transpose],
             ],
             memory_limit=memory_limit,
@@ -349,11 +352,6 @@ def _read(
         reason = f"{split}: {error.message}"
         raise _damaged(info, builder.data_path, reason) from error
     return Split(images=decoded.images, labels=decoded.labels), decoded.note
-
-
-def _state(path: Any) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns
 
 
 def _examples(builder: Any, info: DatasetInfo, split: str) -> Any:

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Decoded", "Facts", "decode_once", "default_cache_dir", "default_limit"]
+__all__ = [
+    "Decoded",
+    "Facts",
+    "decode_once",
+    "default_cache_dir",
+    "default_limit",
+    "file_state",
+]
 
 # Part of every key: another number when the same files decode to other pixels.
 _FORMAT = 2
@@ -75,6 +82,16 @@ def default_cache_dir() -> Path:
             f"there is no home directory for the cache in '{base}': set XDG_CACHE_HOME"
             " to a folder (cache_dir=...)"
         ) from None
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """What tells that a file was changed, for a key: its size and time."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        # A link to nothing: unreadable, like other files.
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
 
 
 def decode_once(
