@@ -283,7 +283,10 @@ def test_ones_own_images_are_no_place_of_other_data_sets(tmp_path, file, preset)
             with pytest.raises(ValueError, match=one_line(message)):
                 load("digits", place)
     assert preset in PRESETS
-    # Where there are data sets already, pictures do no harm.
+    # Where there are data sets already, or come to be, pictures do no harm.
+    (tmp_path / "new" / "downloads").mkdir(parents=True)
+    (tmp_path / "new" / "downloads" / "mnist.npz").touch()
+    data.check_source("digits", tmp_path / "new")
     (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
     (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").touch()
     data.check_source("digits", tmp_path)

@@ -146,6 +146,9 @@ def _own_images(place: Path) -> Path | None:
     inside = itertools.chain(place.glob("[!.]*"), place.glob("[!.]*/[!.]*"))
     endings = (*EXTENSIONS, ".npz")
     for path in [place] if place.is_file() else inside:
+        # What TFDS has downloaded may be unprepared yet.
+        if path.parent == place / "downloads":
+            continue
         if path.name.lower().endswith(endings) and path.is_file():
             break
     else:
