@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shutil
+import time
 import warnings
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from PIL import Image
 
 from aef_tfp import data
 from aef_tfp.callbacks import Duration, duration
-from aef_tfp.data import celeba_hq, folder
+from aef_tfp.data import celeba_hq, folder, image_files
 from aef_tfp.data.image_files import EXTENSIONS, read_header, read_image
 from aef_tfp.data.npz_names import NAMES, split_names
 from aef_tfp.data.splits import SPLITS, drawn_sizes
@@ -884,6 +885,28 @@ def test_a_large_image_is_no_attack(tmp_path, monkeypatch):
     assert read_header(tmp_path / "a.png").width == 100
     assert read_image(tmp_path / "a.png", 4, 4, 1).max() == 7
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    working, together = [], []
+    original = image_files._upright
+
+    def upright(image):
+        working.append(image)
+        time.sleep(0.02)
+        together.append(len(working))
+        working.remove(image)
+        return original(image)
+
+    monkeypatch.setattr(image_files, "_upright", upright)
+    monkeypatch.setattr(image_files.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(image_files, "_LARGE", 63)
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    for path in paths:
+        plain(7).save(path)
+
+    list(image_files.parallel(lambda path: read_image(path, 4, 4, 1), paths))
+    assert together == [1] * 4
 
 
 def test_a_warning_of_pillow_names_the_file(tmp_path):

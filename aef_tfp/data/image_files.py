@@ -70,6 +70,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Pixels of an image that takes gigabytes to decode, which as many threads as there are
+# cores must not do at once.
+_LARGE = 2**26
+_one_large = threading.Lock()
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -157,6 +162,20 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
+@contextlib.contextmanager
+def _decoding(path: Path, longer: int | None = None) -> Iterator[Image.Image]:
+    """An image file whose pixels are to be read, of large ones one at a time.
+
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: at no less than `longer` here.
+    """
+    with _opened(path) as image:
+        if longer is not None:
+            image.draft(None, (longer, longer))
+        is_large = image.width * image.height > _LARGE
+        with _one_large if is_large else contextlib.nullcontext():
+            yield image
+
+
 def read_header(path: Path) -> Header:
     """Size and kind of an image file, without decoding it."""
     with _opened(path) as image:
@@ -206,7 +225,7 @@ def _own_white(image: Image.Image) -> int:
 
 def largest_value(path: Path) -> int:
     """The largest value of a file of 16 bits, to the precision that Pillow reads."""
-    with _opened(path) as image:
+    with _decoding(path) as image:
         if image.mode in _SIXTEEN_BITS:
             return int(_deep_values(image).max())
         colours = image.convert("RGB")
@@ -247,11 +266,7 @@ def read_image(
         AboveLevels: If a value that is not cropped is above the levels.
         Exception: Whatever Pillow raises of a damaged file.
     """
-    with _opened(path) as file:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: here, at no less than
-        # twice what is wanted in the end.
-        longer = 2 * max(height, width)
-        file.draft(None, (longer, longer))
+    with _decoding(path, 2 * max(height, width)) as file:
         if bit_depth < 16 and _is_cut(file):
             raise TooManyBits("has 16 bits, of which only the upper 8 can be read")
         own = _own_white(file)
@@ -260,26 +275,26 @@ def read_image(
         # Pillow minds this where a TIFF file has 8 bits, not where it has more.
         inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = _eight_bits(_upright(file), bit_depth, inverted)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        # The brightest level, in what Pillow makes of the file.
-        level = min(255, round(255 * (num_levels - 1) / own))
-        white = Image.new("RGBA", image.size, (level, level, level, 255))
-        image = Image.alpha_composite(white, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    image = image.crop(_central(image.width, image.height, width, height))
-    if own < 255:
-        table = [round(own * value / 255) for value in range(256)]
-        image = image.point(table * channels)
-    if num_levels < 256:
-        largest = int(np.asarray(image).max())
-        if largest >= num_levels:
-            raise AboveLevels(f"'{path}'", largest, num_levels)
-    # On the way to a smaller size Pillow antialiases.
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
-    # Bicubic interpolation goes beyond the values it is between.
-    return np.minimum(pixels, np.uint8(num_levels - 1))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            # The brightest level, in what Pillow makes of the file.
+            level = min(255, round(255 * (num_levels - 1) / own))
+            white = Image.new("RGBA", image.size, (level, level, level, 255))
+            image = Image.alpha_composite(white, image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        image = image.crop(_central(image.width, image.height, width, height))
+        if own < 255:
+            table = [round(own * value / 255) for value in range(256)]
+            image = image.point(table * channels)
+        if num_levels < 256:
+            largest = int(np.asarray(image).max())
+            if largest >= num_levels:
+                raise AboveLevels(f"'{path}'", largest, num_levels)
+        # On the way to a smaller size Pillow antialiases.
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
+        # Bicubic interpolation goes beyond the values it is between.
+        return np.minimum(pixels, np.uint8(num_levels - 1))
 
 
 def _correct_transparency(image: Image.Image, own_white: int) -> None:
