@@ -105,11 +105,13 @@ def waiting(what: str, *, is_shown: bool = True) -> Iterator[None]:
         begin = time.monotonic()
         for sign in itertools.cycle("|/-\\"):
             seconds = time.monotonic() - begin
-            stream.write(f"\r{sign} {what}, {seconds:.0f} s")
+            line = f"{sign} {what}, {seconds:.0f} s"
+            stream.write(f"\r{line}")
             stream.flush()
             if done.wait(_TURN_SECONDS):
                 break
-        stream.write("\r\x1b[K")
+        # Not every terminal has a code that clears a line.
+        stream.write(f"\r{' ' * len(line)}\r")
         stream.flush()
 
     thread = threading.Thread(target=turn, daemon=True)

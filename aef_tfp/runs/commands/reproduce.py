@@ -87,7 +87,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    note = "interrupted; the same command goes on from the last validation"
+    note = "interrupted; the same command goes on from the last checkpoint"
     errors = (ValueError, OSError, ArithmeticError, RuntimeError)
     return run_command(_command, argv, note, errors)
 
