@@ -17,7 +17,14 @@ from typing import Any
 
 from aef_tfp.memory import collector_paused, use_memory_pool
 
-__all__ = ["as_typed", "import_quietly", "program_name", "progress_bar", "waiting"]
+__all__ = [
+    "as_option",
+    "as_typed",
+    "import_quietly",
+    "program_name",
+    "progress_bar",
+    "waiting",
+]
 
 # Between two turns of the sign that something is being done.
 _TURN_SECONDS = 0.2
@@ -48,6 +55,11 @@ def program_name() -> str:
     started = _started()
     is_module = (started.parent.name, started.name) == ("aef_tfp", "__main__.py")
     return "python -m aef_tfp" if is_module else "aef-tfp"
+
+
+def as_option(name: str) -> str:
+    """Returns the option that sets a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def as_typed(command: str, *arguments: object) -> str:

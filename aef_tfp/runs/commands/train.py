@@ -29,7 +29,7 @@ from aef_tfp.runs.consistency import check_resumed
 from aef_tfp.runs.defaults import pays_to_compile, without_patience
 from aef_tfp.runs.presets import DEFAULT_PRESET, get_preset
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
-from aef_tfp.terminal import as_typed, import_quietly, waiting
+from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
 
@@ -239,7 +239,7 @@ def _length(config: RunSettings) -> str:
 
 
 def _refuse_beside_list(arguments: Arguments, named: Sequence[str]) -> None:
-    others = [f"--{name.replace('_', '-')}" for name in named if name != "list"]
+    others = [as_option(name) for name in named if name != "list"]
     if arguments.preset:
         others.insert(0, arguments.preset)
     if others:

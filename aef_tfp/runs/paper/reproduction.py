@@ -22,7 +22,7 @@ from aef_tfp.runs.paper.exhibits import (
 from aef_tfp.runs.presets import PRESETS
 from aef_tfp.runs.unread import not_downloaded, unread_by_evaluation, unread_by_run
 from aef_tfp.saved import checkpoint_paths, read_checkpoint_state, read_label
-from aef_tfp.terminal import as_typed, import_quietly
+from aef_tfp.terminal import as_option, as_typed, import_quietly
 
 __all__ = [
     "Run",
@@ -360,6 +360,6 @@ def _changes(base: Any, config: Any) -> dict[str, Any]:
 
 def _options(settings: dict[str, Any]) -> list[str]:
     return [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        as_option(name) + ("" if value is True else f"={value}")
         for name, value in settings.items()
     ]
