@@ -176,7 +176,7 @@ def test_a_column_without_a_bound_is_named(recwarn):
     x[:, 3] = 2.0
     model = PartitionedAEF((5,), 2, encoder="dense", decoder="dense")
     model.compile(jit_compile=False, run_eagerly=True)
-    with pytest.warns(UserWarning, match="fit: column 3 is constant, so their density"):
+    with pytest.warns(UserWarning, match="fit: column 3 is constant, so its density"):
         model.fit(batches(x).take(1), verbose=0)
 
 

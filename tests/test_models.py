@@ -463,7 +463,9 @@ def test_bad_input_is_refused_in_one_line(call, message):
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"latent_dim": 16}, r"latent_dim must lie in \[1, 15\].*got 16"),
         ({"latent_dim": 2.0}, "latent_dim must be an integer, got 2.0"),
-        ({"event_shape": (4, 4)}, r"event_shape must be .* got \(4, 4\)"),
+        ({"event_shape": (9, 4)}, r"event_shape must be .* along one axis .*\(9, 1, 4"),
+        ({"event_shape": 20}, r"event_shape must .* got 20; a vector is \(20,\)"),
+        ({"event_shape": "20"}, r"event_shape must be .* got '20'\.$"),
         (
             {"num_levels": 1},
             "num_levels must be an integer of at least 2 or None, got 1",
@@ -640,6 +642,16 @@ def test_encoders_with_other_outputs_are_refused(encoder, message):
 def test_a_network_for_other_inputs_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^The decoder does not take .* \[batch, 2\]"):
         Autoencoder((5,), 2, encoder="dense", decoder=dense_decoder(3, (5,)))
+    decoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
+    with pytest.raises(ValueError, match=r"Keras says: .*axis -1.* 3") as error:
+        Autoencoder((5,), 2, encoder="dense", decoder=decoder)
+    assert "\n" not in str(error.value)
+
+
+def test_channels_come_last_also_if_that_was_set_late(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(ValueError, match="channels last, got image_data_format 'chan"):
+        Autoencoder((5,), 2)
 
 
 def test_half_precision_is_refused():

@@ -206,6 +206,7 @@ def test_a_vae_becomes_an_aef_with_the_same_parts_and_back(posterior, rng):
             lambda m: m.log_prob(np.zeros((1, 5))),
             "VAE has no log_prob; use",
         ),
+        (lambda m: m.distribution, "VAE has no distribution; its likelihood is an"),
         (
             lambda m: m.marginal_log_prob(np.zeros((1, 5)), 0),
             "num_samples must be at",

@@ -25,13 +25,17 @@ def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: If it is neither `(H, W, C)` nor `(n,)` with sides of at least 1.
     """
-    shape = tuple(event_shape)
-    if len(shape) not in (1, 3) or not all(
-        isinstance(side, (int, np.integer)) and side >= 1 for side in shape
-    ):
+    shape = tuple(np.atleast_1d(np.asarray(event_shape, object)))
+    are_sides = all(isinstance(side, (int, np.integer)) and side >= 1 for side in shape)
+    if not are_sides or np.ndim(event_shape) != 1 or len(shape) not in (1, 3):
+        hint = ""
+        if are_sides and np.ndim(event_shape) == 0:
+            hint = f"; a vector is ({event_shape},)"
+        elif are_sides and len(shape) == 2:
+            hint = f"; channels along one axis are ({shape[0]}, 1, {shape[1]})"
         raise ValueError(
             "event_shape must be (height, width, channels) or (n,) with sides of at "
-            f"least 1, got {event_shape!r}."
+            f"least 1, got {event_shape!r}{hint}."
         )
     return tuple(map(int, shape))
 

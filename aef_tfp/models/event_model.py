@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common.variables import AutocastScope
 
 from aef_tfp import flows
 from aef_tfp.engine.arguments import checked_event_shape
@@ -31,6 +32,7 @@ from aef_tfp.models.paths import name_weights
 from aef_tfp.networks.advice import refuse_shared
 from aef_tfp.networks.batching import events_per_pass, joined, passes
 from aef_tfp.networks.expansion import expanding
+from aef_tfp.networks.tracking import InCheckpoints
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
 
@@ -40,7 +42,7 @@ DENOISING_TARGETS = ("noisy", "clean")
 _CORRUPTION = 2**31
 
 
-class EventModel(Intake, Files, LikelihoodTrainer):
+class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
     """A model of images or vectors that trains through `fit` (abstract).
 
     What a kind of model can do, it says by itself: `encodes`, `samples`, `estimates`
@@ -105,7 +107,16 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         dtype: Any = None,
     ):
         super().__init__(seed=seed, name=name, dtype=dtype)
+        # It may have been set since this package was imported.
+        data_format = keras.config.image_data_format()
+        if data_format != "channels_last":
+            raise ValueError(
+                "events have their channels last, got image_data_format "
+                f"{data_format!r} of Keras; call "
+                "keras.config.set_image_data_format('channels_last')."
+            )
         # Half precision has too few digits for events; networks cast for themselves.
+        # Of this Keras takes notice in a scope alone: see `__call__`.
         self.autocast = False
         policy = self.dtype_policy
         if "float16" in (policy.compute_dtype, policy.variable_dtype.removeprefix("b")):
@@ -203,6 +214,11 @@ class EventModel(Intake, Files, LikelihoodTrainer):
             build_for(layer, (None, *shape))
         name_weights({name: layer for name, (layer, _) in parts.items()})
         self.built = True
+
+    def __call__(self, *args, **kwargs):
+        """Reconstructs events, or maps them to the base; see `call`."""
+        with AutocastScope(None):
+            return super().__call__(*args, **kwargs)
 
     def summary(self, *args, expand_nested: bool = False, **kwargs):
         """Prints what the model is made of; arguments as in `keras.Model.summary`.

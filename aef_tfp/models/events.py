@@ -251,10 +251,12 @@ class EventSpec:
         elif x.dtype.kind == "f":
             phrases = constant_columns(x)
         for phrase in phrases:
+            is_one = phrase.startswith("column ")
+            its, it = ("its", "it") if is_one else ("their", "them")
             warnings.warn(
-                f"{name}: {phrase}, so their density has no bound and the likelihood "
-                "means nothing there; leave them out, or add noise of the size of "
-                "their measuring error.",
+                f"{name}: {phrase}, so {its} density has no bound and the likelihood "
+                f"means nothing there; leave {it} out, or add noise of the size of "
+                f"{its} measuring error.",
                 stacklevel=3,
             )
 

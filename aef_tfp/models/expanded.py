@@ -105,6 +105,8 @@ class ExpandedAEF(Marginal, EventModel):
         "log_prob": "use marginal_log_prob(x, num_samples) for an estimate of "
         "log p(x), or joint_log_prob(x) for the training objective log p(x, h(x)), "
         "which is not a likelihood of x (with expansion noise: elbo(x), a bound).",
+        "distribution": "its likelihood is an integral: marginal_log_prob(x, "
+        "num_samples) estimates it; pair_distribution is that of x and h(x).",
         "elbo": "its objective is joint_log_prob(x), without expansion noise.",
         "joint_log_prob": "its objective is elbo(x), with expansion noise.",
     }

@@ -35,6 +35,8 @@ class Variational(Marginal):
     _instead: ClassVar[Mapping[str, str]] = {
         "log_prob": "use elbo(x) for the training objective, a lower bound, or "
         "marginal_log_prob(x, num_samples) for a tighter estimate of log p(x).",
+        "distribution": "its likelihood is an integral: marginal_log_prob(x, "
+        "num_samples) estimates it; latent_distribution is that of the latents.",
         "joint_log_prob": "its objective is elbo(x).",
     }
 
