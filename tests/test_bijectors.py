@@ -372,6 +372,14 @@ def test_center_mask_is_a_spiral_of_whole_pixels():
     np.testing.assert_array_equal(mask, np.stack([expected] * 2, axis=-1))
 
 
+@pytest.mark.parametrize(
+    ("event_shape", "start"), [((8, 8, 1), (3, 3)), ((3, 5, 1), (0, 1)), ((7,), (2,))]
+)
+def test_center_mask_starts_where_files_have_it(event_shape, start):
+    (first,) = np.argwhere(bijectors.center_mask(event_shape, 1))
+    assert tuple(first[: len(start)]) == start
+
+
 def test_corner_mask_starts_with_the_corners_of_each_channel():
     mask = bijectors.corner_mask((4, 5, 2), 6)
     corners = np.zeros((4, 5), bool)

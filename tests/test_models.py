@@ -356,13 +356,22 @@ def test_keras_files_round_trip_bit_exactly(cls, tmp_path, rng):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_mask_survives_the_keras_file(tmp_path, rng):
-    mask = np.eye(4, dtype=bool)[..., None]
-    model = small_model(PartitionedAEF, (4, 4, 1), 4, partition=mask, dtype="float32")
+@pytest.mark.parametrize("partition", [np.eye(4, dtype=bool)[..., None], "random"])
+def test_a_mask_survives_the_keras_file(partition, tmp_path, rng):
+    given = partition if isinstance(partition, str) else partition.copy()
+    model = small_model(PartitionedAEF, (4, 4, 1), 4, partition=given, dtype="float32")
+    x = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
+    expected = model.log_prob(x)
+    # It is fixed when the model is made, whatever changes after that.
+    if partition is not given:
+        given[:] = False
+    with pytest.raises(AttributeError, match="partition"):
+        model.partition = "corner"
+    model.seed = 5
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
-    x = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
-    np.testing.assert_array_equal(model.log_prob(x), copy.log_prob(x))
+    np.testing.assert_array_equal(expected, copy.log_prob(x))
+    np.testing.assert_array_equal(copy.partition, model.partition)
 
 
 def test_any_keras_networks_serve(tmp_path, rng):
@@ -473,6 +482,8 @@ def test_bad_input_is_refused_in_one_line(call, message):
         ({"logit_lambda": 0.5}, r"logit_lambda must lie in \[0, 0.5\), got 0.5"),
         ({"event_shape": (6, 4, 1), "encoder": "conv"}, "divisible by 4, got 6 x 4"),
         ({"partition": "middle"}, "partition must be one of"),
+        ({"partition": "random", "seed": -1}, "seed must be at least 0, got -1"),
+        ({"event_shape": (1,), "latent_dim": 1}, r"no partition .* got shape \(1,\)"),
         ({"prior_flow": "glow"}, "A flow must be"),
     ],
 )
