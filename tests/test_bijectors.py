@@ -494,6 +494,57 @@ def test_flow_refuses_what_has_no_bijector(identifier):
 
 
 @pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        (
+            lambda: flows.ActNorm(1),
+            r"'act_norm\w*' must take .* 3 entries, .* for 1 \(",
+        ),
+        (lambda: flows.MAF(2, 1, 4), "for 2 .MAF .* build it for 3"),
+        (lambda: flows.Autoregressive(4, 4), "for 4 .Autoregressive"),
+        (lambda: flows.Stack([flows.ActNorm(3), flows.Reverse(4)]), "for 4 .Reverse"),
+        (lambda: flows.IAF(4, num_layers=1, hidden_units=4), "for 4 .MAF"),
+        (lambda: flows.PixelSquash(), r"got a PixelSquash .* maps to \(0, 1\)"),
+        (lambda: flows.Inverted(flows.PixelSquash()), "got a PixelSquash"),
+        (lambda: np.zeros(3), "A flow must be 'maf', 'iaf', 'none' or"),
+    ],
+)
+def test_flow_refuses_other_vectors(flow, message):
+    with pytest.raises(ValueError, match=message) as error:
+        flows.get(flow(), 3)
+    assert "\n" not in str(error.value)
+
+
+def test_an_affine_map_refuses_features_that_it_would_broadcast_to():
+    bijector, x = flows.ActNorm(1).bijector, tf.zeros([2, 3])
+    for call in (
+        bijector.forward,
+        bijector.inverse,
+        lambda x: bijector.forward_log_det_jacobian(x, 1),
+        lambda x: bijector.inverse_log_det_jacobian(x, 1),
+    ):
+        with pytest.raises(ValueError, match=r"axis of \[1\] entries, got .* \[2, 3\]"):
+            call(x)
+
+
+@pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        (lambda: flows.ActNorm(0), "size must be at least 1, got 0"),
+        (lambda: flows.Reverse(2.0), "event_size must be an integer, got 2.0"),
+        (lambda: flows.MAF(3, num_layers=0), "num_layers must be at least 1, got 0"),
+        (lambda: flows.MAF(3, num_layers=1.5), "num_layers must be an integer, got"),
+        (lambda: flows.MAF(3, hidden_units=2.5), "hidden_units must be an integer"),
+        (lambda: flows.MAF(3, num_blocks=-1), "num_blocks must be at least 0, got -1"),
+        (lambda: flows.Autoregressive(3, 2.5), "hidden_units must be an integer"),
+    ],
+)
+def test_flows_refuse_counts_that_are_none(flow, message):
+    with pytest.raises(ValueError, match=message):
+        flow()
+
+
+@pytest.mark.parametrize(
     "flow",
     [
         lambda: flows.MAF(3, num_layers=2, hidden_units=8),

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.networks.counts import checked_count
+
 __all__ = [
     "check_fits_memory",
     "check_positive_scale",
@@ -38,19 +40,6 @@ def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
             f"least 1, got {event_shape!r}{hint}."
         )
     return tuple(map(int, shape))
-
-
-def checked_count(name: str, value: Any, least: int = 1) -> int:
-    """Returns an integer argument after a check.
-
-    Raises:
-        ValueError: If `value` is not an integer of at least `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be an integer, got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
-    return int(value)
 
 
 def checked_seed(value: Any, least: int = 0) -> int:

@@ -127,6 +127,6 @@ def checked_flow(flow: Any) -> Any:
     if not isinstance(flow, keras.layers.Layer) or not has_bijector:
         raise ValueError(
             "A flow must be 'maf', 'iaf', 'none' or a Keras layer with a `bijector` "
-            f"attribute, got {flow!r}."
+            f"attribute, got {repr(flow).partition(chr(10))[0]}."
         )
     return flow
