@@ -179,6 +179,18 @@ def test_adapt_normalizes_from_the_noise_side(rng):
     np.testing.assert_allclose(u.std(0), 1.0, atol=0.2)
 
 
+def test_adapting_draws_other_noise_for_levels_than_for_latents(monkeypatch):
+    model = vae(event_shape=(3,), latent_dim=3, num_levels=2)
+    pairs = []
+    monkeypatch.setattr(
+        model.chain, "adapt", lambda *args: pairs.append(args) or tf.zeros([64, 3])
+    )
+    model.adapt(np.zeros((64, 3), np.uint8))
+    epsilon, y, _ = pairs[0]
+    correlation = np.corrcoef(norm.cdf(epsilon).ravel(), np.ravel(y))[0, 1]
+    assert abs(correlation) < 0.3
+
+
 @pytest.mark.parametrize("posterior", ["iaf", "none"])
 def test_a_vae_becomes_an_aef_with_the_same_parts_and_back(posterior, rng):
     arguments = {} if posterior == "iaf" else {"posterior_flow": "none"}

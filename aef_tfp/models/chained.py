@@ -123,7 +123,9 @@ class Chained(Autoencoding, Density):
         return self.chain.latents(core, self.chain.shell.of_event(y))
 
     def _adapt_flows(self, y):
-        core, _ = self._core_of(y, stateless_seed(self.seed))
+        # As in a step: the events were dequantized under the seed itself.
+        seed = fold_seed(stateless_seed(self.seed), 0)
+        core, _ = self._core_of(y, seed)
         shell = self.chain.shell.of_event(y)
         z = self.chain.adapt(core, shell, self._events_per_pass)
         self._check_scales(y, z)
