@@ -15,6 +15,7 @@ from calculus import (
 
 from aef_tfp import bijectors, flows
 from aef_tfp.bijectors.reuse import OncePerGraph, chain, one_evaluation
+from aef_tfp.models import PixelMAF
 
 tfb = tfp.bijectors
 
@@ -313,6 +314,38 @@ def test_pixel_logit_stays_inside_the_open_interval(dtype, logit_lambda):
         assert np.isfinite(bijector.inverse_log_det_jacobian(pixels, 0)).all()
 
 
+@pytest.mark.parametrize("logit_lambda", [0.0, 1e-6, 0.05])
+def test_pixel_logit_has_no_value_outside_and_a_slope_inside(logit_lambda):
+    bijector = bijectors.PixelLogit(logit_lambda)
+    # The last ones are what rounding leaves of levels, and what it has of them at most.
+    inside = np.float32([0.0, 1e-30, 0.5, (255 + (1 - 2.0**-24)) / 256, 1.0])
+    outside = np.float32([-1e-7, 1.0 + 2.0**-23, 255.0])
+    x = tf.constant(np.concatenate([inside, outside]))
+    for call in (bijector.inverse, lambda x: bijector.inverse_log_det_jacobian(x, 0)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            values = call(x)
+        slopes = tape.gradient(values, x).numpy()
+        np.testing.assert_array_equal(np.isnan(values), [False] * 5 + [True] * 3)
+        assert np.isfinite(slopes).all()
+        assert (slopes[2] != 0.0) == (call == bijector.inverse)
+
+
+def test_a_distribution_has_no_density_of_integers(rng):
+    model = PixelMAF((2, 2, 1), num_layers=1, hidden_units=4)
+    x = rng.uniform(size=(3, 2, 2, 1)).astype("float32")
+    x[1, 0, 0] = 7.0
+    log_prob = model.distribution.log_prob(x).numpy()
+    np.testing.assert_array_equal(np.isnan(log_prob), [False, True, False])
+    assert np.isnan(model.distribution.log_prob(np.full_like(x, 9, np.uint8))).all()
+
+
+@pytest.mark.parametrize("values", [np.array([0, 1]), tf.zeros([2], tf.bfloat16)])
+def test_pixel_logit_refuses_types_without_its_limits(values):
+    with pytest.raises(ValueError, match="float32, float64 or float16, got"):
+        bijectors.PixelLogit(0.05).inverse(values)
+
+
 def test_pixel_logit_is_equation_19():
     x = np.array([1e-4, 0.3, 0.5, 0.9999])
     p = 0.05 + 0.9 * x
@@ -332,7 +365,7 @@ def test_pixel_logit_keeps_precision_at_bright_pixels():
     )
 
 
-@pytest.mark.parametrize("logit_lambda", [-0.1, 0.5, np.nan])
+@pytest.mark.parametrize("logit_lambda", [-0.1, 0.5, np.nan, "x"])
 def test_pixel_logit_refuses_lambda_out_of_range(logit_lambda):
     with pytest.raises(ValueError, match=r"logit_lambda must lie in \[0, 0.5\), got"):
         bijectors.PixelLogit(logit_lambda)
