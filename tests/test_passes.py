@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from aef_tfp.inference import annealed_log_prob
 from aef_tfp.models import VAE, ExpandedAEF, PartitionedAEF, PixelMAF
 from aef_tfp.networks.batching import PASS_ENTRIES, events_per_pass, pass_sizes
 
@@ -89,7 +90,26 @@ def test_an_estimate_takes_events_in_passes(models, monkeypatch):
     np.testing.assert_allclose(got.log_prob, expected.log_prob, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("cls", "method"), [*CASES, (VAE, "reconstruct")])
+NO_EVENTS = [
+    (VAE, "reconstruct"),
+    # Their core comes out of a recursion.
+    (PartitionedAEF, "reconstruct"),
+    (PartitionedAEF, "decode"),
+    (PartitionedAEF, "call"),
+    (PartitionedAEF, "distribution"),
+    (VAE, "laplace"),
+    (VAE, "annealed"),
+]
+METHODS |= {
+    "decode": lambda m, x: m.decode(np.zeros((len(x), 2))),
+    "call": lambda m, x: m(x),
+    "distribution": lambda m, x: m.distribution.sample(len(x)),
+    "laplace": lambda m, x: m.marginal_log_prob(x, 3, proposal="laplace"),
+    "annealed": lambda m, x: annealed_log_prob(m, x, num_steps=2).log_prob,
+}
+
+
+@pytest.mark.parametrize(("cls", "method"), [*CASES, *NO_EVENTS])
 def test_no_events_give_no_values(cls, method, models):
     result = METHODS[method](models[cls], IMAGES[:0])
     assert {part.shape[0] for part in tf.nest.flatten(result)} == {0}

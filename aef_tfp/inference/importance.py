@@ -231,7 +231,8 @@ def estimate_of_preprocessed(
     # A graph that does not know how many events it gets takes a sample at a time.
     if y.shape[0] is not None:
         samples_per_pass = max(1, latents_per_pass // max(1, y.shape[0]))
-    if proposal == "encoder":
+    # Nothing is fitted to no events.
+    if proposal == "encoder" or y.shape[0] == 0:
         fitted = model._encoder_proposal(y)
     else:
         encoder_scale = tf.constant(model.proposal_scale("encoder"), y.dtype)
