@@ -200,8 +200,7 @@ class Autoencoding(Mixin):
             x: As in `encode`.
         """
         x = self.events.checked(x)
-        size = min(self._events_per_pass, self._latents_per_pass)
-        return in_passes(self._reconstruct, x, size)
+        return in_passes(self._reconstruct, x, self._events_per_pass)
 
     def interpolate(self, start: Any, end: Any, num_steps: int = 8) -> tf.Tensor:
         """Decodes straight lines between the latents of pairs of events.
@@ -277,7 +276,10 @@ class Autoencoding(Mixin):
 
     @property
     def _events_per_pass(self) -> int:
-        return events_per_pass(self.encoder.network, self.event_shape)
+        # A density decodes what it has encoded, and samples of a partitioned model are
+        # encoded when they have been decoded.
+        encoded = events_per_pass(self.encoder.network, self.event_shape)
+        return min(encoded, self._latents_per_pass)
 
     @property
     def _latents_per_pass(self) -> int:

@@ -15,7 +15,7 @@ from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.marginal import Marginal
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision, refuse_random
-from aef_tfp.networks.batching import build_for_batches, in_passes
+from aef_tfp.networks.batching import build_for_batches, events_per_pass, in_passes
 from aef_tfp.networks.mode import call_network
 
 __all__ = ["ExpandedAEF"]
@@ -303,6 +303,11 @@ class ExpandedAEF(Marginal, EventModel):
         log_normal = standard_normal(self.latent_dim, y.dtype).log_prob(epsilon)
         log_q = log_normal - self.latent_dim * float(np.log(self.expansion_noise))
         return features + self.expansion_noise * epsilon, {"expansion_noise": -log_q}
+
+    @property
+    def _events_per_pass(self):
+        expanded = events_per_pass(self.expansion, self.event_shape)
+        return min(super()._events_per_pass, expanded)
 
     def _default_scale(self, proposal):
         if proposal == "laplace":

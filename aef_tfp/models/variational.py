@@ -114,6 +114,12 @@ class Variational(Marginal):
         log_sum = tf.reduce_logsumexp(weights, axis=0)
         return log_sum - float(np.log(self.num_importance_samples)) + log_det
 
+    @property
+    def _events_per_pass(self):
+        # Each event is decoded K times at once.
+        decoded = self._latents_per_pass // self.num_importance_samples
+        return max(1, min(super()._events_per_pass, decoded))
+
     def _core_of(self, y, seed):
         if seed is None:
             return tf.zeros([tf.shape(y)[0], self.latent_dim], y.dtype), {}
