@@ -451,6 +451,17 @@ def test_partition_mask_refuses(partition, latent_dim, message):
         bijectors.partition_mask(partition, (8, 8, 1), latent_dim)
 
 
+def test_copies_have_the_arguments_of_their_own(rng):
+    mask = np.array([True, False, True])
+    copy = bijectors.Partition(mask).copy(name="copy")
+    np.testing.assert_array_equal(copy.mask, mask)
+    flow = perturb(flows.Autoregressive(3, 4, **F64), rng).bijector
+    x = tf.constant(rng.normal(size=(2, 3)))
+    copied = flow.copy(name="copy")
+    np.testing.assert_array_equal(copied.inverse(x), flow.inverse(x))
+    assert copy.name == copied.name == "copy"
+
+
 @pytest.mark.parametrize("mask", [np.ones(3, bool), np.zeros(3, bool), np.ones(3)])
 def test_partition_refuses_masks_without_two_parts(mask):
     with pytest.raises(ValueError, match="mask must"):

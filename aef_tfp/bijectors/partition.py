@@ -61,6 +61,12 @@ class Partition(tfb.Chain):
         )
         with_plain_ranks(self)
 
+    def copy(self, **overrides):
+        """Returns a partition of the same arguments, but for those given."""
+        # TFP takes those of the chain.
+        own = {"validate_args": self.validate_args, "name": self.name}
+        return Partition(**{"mask": self._mask, **own, **overrides})
+
     @property
     def mask(self) -> np.ndarray:
         """The boolean mask, true at the core's entries."""
