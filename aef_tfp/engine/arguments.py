@@ -15,6 +15,7 @@ __all__ = [
     "checked_count",
     "checked_event_shape",
     "checked_seed",
+    "is_number",
     "shape_text",
     "type_text",
     "with_known_sides",
@@ -40,6 +41,12 @@ def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
             f"least 1, got {event_shape!r}{hint}."
         )
     return tuple(map(int, shape))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number, and no boolean; NaN and infinity are."""
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "iuf"
 
 
 def checked_seed(value: Any, least: int = 0) -> int:

@@ -111,7 +111,7 @@ def annealed_log_prob(
 
     On average it is a lower bound, which tightens with the number of steps, and of
     chains. It is what to hold against `importance_estimate`: whether that one's
-    proposal covers the posterior is of no matter here. It takes (T + 1) (L + 1) C
+    proposal covers the posterior is of no matter here. It takes T (L + 1) (C + 4)
     evaluations per event with a gradient, so it is for tens or hundreds of events.
 
     Step sizes are found for each event and beta by four chains of other noise, and
