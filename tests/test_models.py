@@ -200,6 +200,12 @@ def test_integer_events_are_dequantized_within_their_level():
     np.testing.assert_array_equal(np.floor(levels), x)
     assert 0.2 < (levels - np.floor(levels)).mean() < 0.8
     np.testing.assert_allclose(model.dequantize(x, None), (x.numpy() + 0.5) / 17)
+    for pair in ((1, 2), np.array([1, 2])):
+        np.testing.assert_array_equal(model.dequantize(x, pair), noisy)
+    for three in (np.int64(3), tf.constant(3)):
+        np.testing.assert_array_equal(
+            model.dequantize(x, three), model.dequantize(x, 3)
+        )
     np.testing.assert_allclose(
         model.log_prob(x, seed=5), model.log_prob(x, seed=5), rtol=0
     )
@@ -356,6 +362,14 @@ def test_keras_files_round_trip_bit_exactly(cls, tmp_path, rng):
         np.testing.assert_array_equal(old, new)
 
 
+def test_events_may_be_a_variable(rng):
+    model = small_model(ExpandedAEF, (3,), 2)
+    x = rng.normal(size=(2, 3))
+    expected = model.joint_log_prob(x)
+    for variable in (tf.Variable(x), keras.Variable(x, dtype="float64")):
+        np.testing.assert_array_equal(model.joint_log_prob(variable), expected)
+
+
 @pytest.mark.parametrize("partition", [np.eye(4, dtype=bool)[..., None], "random"])
 def test_a_mask_survives_the_keras_file(partition, tmp_path, rng):
     given = partition if isinstance(partition, str) else partition.copy()
@@ -447,6 +461,18 @@ def image_model(cls=PartitionedAEF):
         (lambda m: m.decode([["a"]]), "that are numbers, got str"),
         (lambda m: m.decode(np.zeros((2, 3), bool)), "that are numbers, got bool"),
         (lambda m: m.decode([[0.0, np.nan, np.inf]]), "finite, got 2 NaN or infinite"),
+        (
+            lambda m: m.decode(tf.ragged.constant([[1.0], [1.0, 2.0]])),
+            "Latents must be a dense array, got a RaggedTensor",
+        ),
+        (
+            lambda m: m.log_prob(tf.ragged.constant([[1.0], [1.0, 2.0]])),
+            "Events must be a dense array, got a RaggedTensor",
+        ),
+        (
+            lambda m: m.log_prob(tf.sparse.from_dense(tf.ones([2, 4]))),
+            "Events must be a dense array, got a SparseTensor",
+        ),
         (lambda m: m.decode(np.full((1, 3), 1e300)), "finite, got 3 NaN or infinite"),
         (lambda m: m.decode(np.zeros((2, 4))), r"\[batch, 3\], got \[2, 4\]"),
         (
@@ -482,6 +508,8 @@ def test_bad_input_is_refused_in_one_line(call, message):
         ({"logit_lambda": 0.5}, r"logit_lambda must lie in \[0, 0.5\), got 0.5"),
         ({"event_shape": (6, 4, 1), "encoder": "conv"}, "divisible by 4, got 6 x 4"),
         ({"partition": "middle"}, "partition must be one of"),
+        ({"logit_lambda": "x"}, r"logit_lambda must lie in \[0, 0.5\), got 'x'"),
+        ({"initial_raw_scale": "x"}, "initial_raw_scale must be a finite .* got 'x'"),
         ({"partition": "random", "seed": -1}, "seed must be at least 0, got -1"),
         ({"event_shape": (1,), "latent_dim": 1}, r"no partition .* got shape \(1,\)"),
         ({"prior_flow": "glow"}, "A flow must be"),
@@ -504,8 +532,13 @@ def test_expanded_has_no_log_prob_and_says_what_it_has():
     model = image_model(ExpandedAEF)
     with pytest.raises(AttributeError, match=r"marginal_log_prob.*joint_log_prob"):
         model.log_prob(np.zeros((1, 4, 4, 1)))
-    with pytest.raises(ValueError, match=r"proposal_scale must be .* got 0.0"):
-        model.marginal_log_prob(np.zeros((1, 4, 4, 1)), proposal_scale=0.0)
+    for scale in (0.0, "x", [1.0, 2.0], 1e-60):
+        with pytest.raises(ValueError, match=r"proposal_scale must be .* got [01'\[]"):
+            model.marginal_log_prob(np.zeros((1, 4, 4, 1)), proposal_scale=scale)
+        with pytest.raises(ValueError, match=r"proposal_scale must be .* got [01'\[]"):
+            model.set_proposal_scale("encoder", scale)
+    with pytest.raises(ValueError, match=r"'encoder' and 'laplace', got \[1\]"):
+        ExpandedAEF((4, 4, 1), 3, proposal_scales=[1])
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         model.marginal_log_prob(np.zeros((1, 4, 4, 1)), 0)
     with pytest.raises(ValueError, match="expansion must be 'linear' or a Keras"):

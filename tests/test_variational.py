@@ -11,7 +11,7 @@ from scipy.stats import norm
 from test_models import linear_gaussian, small_flow
 
 from aef_tfp import flows
-from aef_tfp.models import IWAE, VAE, ExpandedAEF
+from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF, PixelMAF
 from aef_tfp.networks import dense_decoder, dense_encoder
 
 
@@ -189,6 +189,16 @@ def test_adapting_draws_other_noise_for_levels_than_for_latents(monkeypatch):
     epsilon, y, _ = pairs[0]
     correlation = np.corrcoef(norm.cdf(epsilon).ravel(), np.ravel(y))[0, 1]
     assert abs(correlation) < 0.3
+
+
+@pytest.mark.parametrize("build", [VAE.from_aef, IWAE.from_aef, ExpandedAEF.from_vae])
+def test_parts_of_other_kinds_are_refused(build):
+    for model in (
+        PartitionedAEF((3,), 2, core_flow="none", prior_flow="none"),
+        PixelMAF((3,), num_layers=1, hidden_units=4),
+    ):
+        with pytest.raises(TypeError, match=rf"AEF, got {type(model).__name__}\.$"):
+            build(model)
 
 
 @pytest.mark.parametrize("posterior", ["iaf", "none"])

@@ -1,7 +1,6 @@
 """What every model has: events, preprocessing, and noise on them."""
 
 import inspect
-import numbers
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 
 from aef_tfp import flows
-from aef_tfp.engine.arguments import checked_event_shape
+from aef_tfp.engine.arguments import checked_event_shape, is_number
 from aef_tfp.engine.examples import first_examples
 from aef_tfp.engine.noise import (
     fold_seed,
@@ -163,8 +162,7 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "noise_std":
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not is_number or not 0.0 <= value < np.inf:
+            if not (is_number(value) and 0.0 <= value < np.inf):
                 raise ValueError(
                     f"noise_std must be a finite number of at least 0, got {value!r}."
                 )
@@ -264,7 +262,7 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
             seed: Seed of the noise, an integer, or stateless, `[2]`; None takes the
                 middle of each level.
         """
-        seed = stateless_seed(seed) if isinstance(seed, int) else seed
+        seed = None if seed is None else stateless_seed(seed)
         return self.events.dequantize(x, seed)
 
     def corrupt(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:

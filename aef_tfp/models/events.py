@@ -15,7 +15,7 @@ from aef_tfp.engine.arguments import (
     type_text,
     with_known_sides,
 )
-from aef_tfp.engine.examples import refuse_masked
+from aef_tfp.engine.examples import refuse_masked, refuse_not_dense
 from aef_tfp.engine.noise import uniform_noise
 from aef_tfp.models.units import (
     boundary_share,
@@ -282,6 +282,7 @@ class EventSpec:
         Raises:
             ValueError: If they do not fit, in one line.
         """
+        refuse_not_dense("Events", x)
         refuse_masked(x)
         given, x = x, np.asarray(x)
         # Of the half precision types, NumPy knows but one.
@@ -352,6 +353,8 @@ class EventSpec:
         Raises:
             ValueError: If they do not fit, in one line.
         """
+        if isinstance(x, (tf.Variable, keras.Variable)):
+            x = tf.convert_to_tensor(x)
         if isinstance(x, tf.Tensor) and not isinstance(x, tf.__internal__.EagerTensor):
             self.check_shape(x.shape)
             return with_known_sides(x, self.shape)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from aef_tfp import flows
 from aef_tfp.engine.arguments import checked_count
 from aef_tfp.engine.noise import fold_seed, standard_normal
-from aef_tfp.models.copying import copy_part, with_parts_of
+from aef_tfp.models.copying import check_has_parts, copy_part, with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.expanded import ExpandedAEF
 from aef_tfp.models.likelihood import Likelihood
@@ -66,7 +66,11 @@ class Variational(Marginal):
 
         Args:
             aef: The model to copy from; it stays as it is.
+
+        Raises:
+            TypeError: If its latents are not those of such a model.
         """
+        check_has_parts(aef)
         posterior_flow = flows.Inverted(
             aef.core_flow, dtype=aef.events.dtype, name="posterior_flow"
         )
