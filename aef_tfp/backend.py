@@ -44,8 +44,12 @@ def check_backend() -> None:
 
 
 def _saved_settings() -> tuple[dict[str, str], Path]:
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    path = Path(home) / "keras.json"
+    home = os.environ.get("KERAS_HOME")
+    if home is None:
+        # As in Keras, also for a user without one.
+        base = os.path.expanduser("~")
+        home = os.path.join(base if os.access(base, os.W_OK) else "/tmp", ".keras")
+    path = Path(os.path.expanduser(os.path.join(home, "keras.json")))
     try:
         saved = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -17,7 +17,14 @@ from typing import Any
 
 from aef_tfp.memory import collector_paused, use_memory_pool
 
-__all__ = ["as_typed", "import_quietly", "program_name", "progress_bar", "waiting"]
+__all__ = [
+    "as_option",
+    "as_typed",
+    "import_quietly",
+    "program_name",
+    "progress_bar",
+    "waiting",
+]
 
 # Between two turns of the sign that something is being done.
 _TURN_SECONDS = 0.2
@@ -48,6 +55,11 @@ def program_name() -> str:
     started = _started()
     is_module = (started.parent.name, started.name) == ("aef_tfp", "__main__.py")
     return "python -m aef_tfp" if is_module else "aef-tfp"
+
+
+def as_option(name: str) -> str:
+    """Returns the option that sets a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def as_typed(command: str, *arguments: object) -> str:
@@ -105,11 +117,13 @@ def waiting(what: str, *, is_shown: bool = True) -> Iterator[None]:
         begin = time.monotonic()
         for sign in itertools.cycle("|/-\\"):
             seconds = time.monotonic() - begin
-            stream.write(f"\r{sign} {what}, {seconds:.0f} s")
+            line = f"{sign} {what}, {seconds:.0f} s"
+            stream.write(f"\r{line}")
             stream.flush()
             if done.wait(_TURN_SECONDS):
                 break
-        stream.write("\r\x1b[K")
+        # Not every terminal has a code that clears a line.
+        stream.write(f"\r{' ' * len(line)}\r")
         stream.flush()
 
     thread = threading.Thread(target=turn, daemon=True)

@@ -71,6 +71,18 @@ def test_likelihoods_are_to_be_high_and_errors_low():
     assert found["auroc_log_prob"].detail == "log_prob 4, and 1.5 of the others"
 
 
+def test_an_anomaly_may_have_no_density_at_all():
+    def records(values, **options):
+        facts = {"split": "test", "estimator": "any", **options}
+        return records_of_means({"log_prob": values}, **facts)
+
+    others = records([1.0, -np.inf], takes_infinite=True)
+    (found,) = anomaly_records(records([2.0, 3.0]), others, against="x")
+    assert found.value == 1.0
+    with pytest.raises(ValueError, match="not finite for 1 of 2 images"):
+        records([np.nan, -np.inf], takes_infinite=True)
+
+
 def test_estimates_meet_those_of_their_proposal():
     def records(values, proposal):
         return records_of_means(

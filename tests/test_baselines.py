@@ -133,6 +133,13 @@ def test_pixel_maf_has_the_sizes_of_the_paper(layers, units):
     assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == expected
 
 
+@pytest.mark.parametrize("kind", ["maf", "iaf"])
+def test_a_pixel_maf_has_its_sizes_by_name(kind):
+    flow = PixelMAF((3,), flow=kind, num_layers=2, hidden_units=5).flow
+    maf = flow.flow if kind == "iaf" else flow
+    assert (maf.num_layers, maf.hidden_units) == (2, 5)
+
+
 def test_every_pixel_is_seen_by_a_made_with_fewer_units_than_pixels(rng):
     # Degrees of at most `hidden_units` would hide all later inputs.
     made = MADE(40, hidden_units=12, dtype="float64")
@@ -276,6 +283,12 @@ def test_a_denoiser_denoises(target, digit_images):
             "use 'noisy', or an ExpandedAEF",
         ),
         (lambda: PixelMAF((4, 4, 1), denoising_target="clean"), "use 'noisy', or"),
+        (lambda: PixelMAF((2,), num_layers=0), "num_layers must be at least 1, got 0"),
+        (lambda: PixelMAF((2,), hidden_units=1.5), "hidden_units must be an integer"),
+        (
+            lambda: PixelMAF((2,), flow=flows.ActNorm(1)),
+            "must take vectors of 2 entries, got one for 1",
+        ),
         (
             lambda: autoencoder(num_levels=1),
             "num_levels must be an integer of at least 2",

@@ -15,6 +15,7 @@ from calculus import (
 
 from aef_tfp import bijectors, flows
 from aef_tfp.bijectors.reuse import OncePerGraph, chain, one_evaluation
+from aef_tfp.models import PixelMAF
 
 tfb = tfp.bijectors
 
@@ -296,6 +297,38 @@ def test_pixel_logit_stays_inside_the_open_interval(dtype, logit_lambda):
         assert np.isfinite(bijector.inverse_log_det_jacobian(pixels, 0)).all()
 
 
+@pytest.mark.parametrize("logit_lambda", [0.0, 1e-6, 0.05])
+def test_pixel_logit_has_no_value_outside_and_a_slope_inside(logit_lambda):
+    bijector = bijectors.PixelLogit(logit_lambda)
+    # The last ones are what rounding leaves of levels, and what it has of them at most.
+    inside = np.float32([0.0, 1e-30, 0.5, (255 + (1 - 2.0**-24)) / 256, 1.0])
+    outside = np.float32([-1e-7, 1.0 + 2.0**-23, 255.0])
+    x = tf.constant(np.concatenate([inside, outside]))
+    for call in (bijector.inverse, lambda x: bijector.inverse_log_det_jacobian(x, 0)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            values = call(x)
+        slopes = tape.gradient(values, x).numpy()
+        np.testing.assert_array_equal(np.isnan(values), [False] * 5 + [True] * 3)
+        assert np.isfinite(slopes).all()
+        assert (slopes[2] != 0.0) == (call == bijector.inverse)
+
+
+def test_a_distribution_has_no_density_of_integers(rng):
+    model = PixelMAF((2, 2, 1), num_layers=1, hidden_units=4)
+    x = rng.uniform(size=(3, 2, 2, 1)).astype("float32")
+    x[1, 0, 0] = 7.0
+    log_prob = model.distribution.log_prob(x).numpy()
+    np.testing.assert_array_equal(np.isnan(log_prob), [False, True, False])
+    assert np.isnan(model.distribution.log_prob(np.full_like(x, 9, np.uint8))).all()
+
+
+@pytest.mark.parametrize("values", [np.array([0, 1]), tf.zeros([2], tf.bfloat16)])
+def test_pixel_logit_refuses_types_without_its_limits(values):
+    with pytest.raises(ValueError, match="float32, float64 or float16, got"):
+        bijectors.PixelLogit(0.05).inverse(values)
+
+
 def test_pixel_logit_is_equation_19():
     x = np.array([1e-4, 0.3, 0.5, 0.9999])
     p = 0.05 + 0.9 * x
@@ -315,7 +348,7 @@ def test_pixel_logit_keeps_precision_at_bright_pixels():
     )
 
 
-@pytest.mark.parametrize("logit_lambda", [-0.1, 0.5, np.nan])
+@pytest.mark.parametrize("logit_lambda", [-0.1, 0.5, np.nan, "x"])
 def test_pixel_logit_refuses_lambda_out_of_range(logit_lambda):
     with pytest.raises(ValueError, match=r"logit_lambda must lie in \[0, 0.5\), got"):
         bijectors.PixelLogit(logit_lambda)
@@ -355,6 +388,14 @@ def test_center_mask_is_a_spiral_of_whole_pixels():
     np.testing.assert_array_equal(mask, np.stack([expected] * 2, axis=-1))
 
 
+@pytest.mark.parametrize(
+    ("event_shape", "start"), [((8, 8, 1), (3, 3)), ((3, 5, 1), (0, 1)), ((7,), (2,))]
+)
+def test_center_mask_starts_where_files_have_it(event_shape, start):
+    (first,) = np.argwhere(bijectors.center_mask(event_shape, 1))
+    assert tuple(first[: len(start)]) == start
+
+
 def test_corner_mask_starts_with_the_corners_of_each_channel():
     mask = bijectors.corner_mask((4, 5, 2), 6)
     corners = np.zeros((4, 5), bool)
@@ -391,6 +432,17 @@ def test_random_mask_follows_its_seed():
 def test_partition_mask_refuses(partition, latent_dim, message):
     with pytest.raises(ValueError, match=message):
         bijectors.partition_mask(partition, (8, 8, 1), latent_dim)
+
+
+def test_copies_have_the_arguments_of_their_own(rng):
+    mask = np.array([True, False, True])
+    copy = bijectors.Partition(mask).copy(name="copy")
+    np.testing.assert_array_equal(copy.mask, mask)
+    flow = perturb(flows.Autoregressive(3, 4, **F64), rng).bijector
+    x = tf.constant(rng.normal(size=(2, 3)))
+    copied = flow.copy(name="copy")
+    np.testing.assert_array_equal(copied.inverse(x), flow.inverse(x))
+    assert copy.name == copied.name == "copy"
 
 
 @pytest.mark.parametrize("mask", [np.ones(3, bool), np.zeros(3, bool), np.ones(3)])
@@ -466,6 +518,57 @@ def test_flow_identifiers():
 def test_flow_refuses_what_has_no_bijector(identifier):
     with pytest.raises(ValueError, match="A flow must be 'maf', 'iaf', 'none' or"):
         flows.get(identifier, 3)
+
+
+@pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        (
+            lambda: flows.ActNorm(1),
+            r"'act_norm\w*' must take .* 3 entries, .* for 1 \(",
+        ),
+        (lambda: flows.MAF(2, 1, 4), "for 2 .MAF .* build it for 3"),
+        (lambda: flows.Autoregressive(4, 4), "for 4 .Autoregressive"),
+        (lambda: flows.Stack([flows.ActNorm(3), flows.Reverse(4)]), "for 4 .Reverse"),
+        (lambda: flows.IAF(4, num_layers=1, hidden_units=4), "for 4 .MAF"),
+        (lambda: flows.PixelSquash(), r"got a PixelSquash .* maps to \(0, 1\)"),
+        (lambda: flows.Inverted(flows.PixelSquash()), "got a PixelSquash"),
+        (lambda: np.zeros(3), "A flow must be 'maf', 'iaf', 'none' or"),
+    ],
+)
+def test_flow_refuses_other_vectors(flow, message):
+    with pytest.raises(ValueError, match=message) as error:
+        flows.get(flow(), 3)
+    assert "\n" not in str(error.value)
+
+
+def test_an_affine_map_refuses_features_that_it_would_broadcast_to():
+    bijector, x = flows.ActNorm(1).bijector, tf.zeros([2, 3])
+    for call in (
+        bijector.forward,
+        bijector.inverse,
+        lambda x: bijector.forward_log_det_jacobian(x, 1),
+        lambda x: bijector.inverse_log_det_jacobian(x, 1),
+    ):
+        with pytest.raises(ValueError, match=r"axis of \[1\] entries, got .* \[2, 3\]"):
+            call(x)
+
+
+@pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        (lambda: flows.ActNorm(0), "size must be at least 1, got 0"),
+        (lambda: flows.Reverse(2.0), "event_size must be an integer, got 2.0"),
+        (lambda: flows.MAF(3, num_layers=0), "num_layers must be at least 1, got 0"),
+        (lambda: flows.MAF(3, num_layers=1.5), "num_layers must be an integer, got"),
+        (lambda: flows.MAF(3, hidden_units=2.5), "hidden_units must be an integer"),
+        (lambda: flows.MAF(3, num_blocks=-1), "num_blocks must be at least 0, got -1"),
+        (lambda: flows.Autoregressive(3, 2.5), "hidden_units must be an integer"),
+    ],
+)
+def test_flows_refuse_counts_that_are_none(flow, message):
+    with pytest.raises(ValueError, match=message):
+        flow()
 
 
 @pytest.mark.parametrize(

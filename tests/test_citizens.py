@@ -128,6 +128,21 @@ def test_each_weight_has_a_path_of_its_own_which_a_file_keeps(kind, model_of, tm
     assert [variable.path for variable in loaded.optimizer.variables] == names
 
 
+@pytest.mark.parametrize("kind", ["own", "pixel_maf"])
+def test_checkpoints_of_tensorflow_have_every_weight(kind, model_of, tmp_path, rng):
+    model, other = model_of(kind), MODELS[kind]()
+    for flow in (model, flows.Stack([small_maf(2), Shift(2)])):
+        saved = tf.train.Checkpoint(of=flow).save(tmp_path / "checkpoint")
+        names = [name for name, _ in tf.train.list_variables(saved)]
+        found = [name for name in names if name.startswith("of/")]
+        assert len(found) == len(flow.weights)
+    model.set_weights([value + 1 for value in model.get_weights()])
+    saved = tf.train.Checkpoint(of=model).save(tmp_path / "checkpoint")
+    tf.train.Checkpoint(of=other).restore(saved).assert_consumed()
+    for got, value in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, value)
+
+
 def test_a_path_says_where_a_weight_sits(model_of):
     for model, expected in (
         (

@@ -1,10 +1,12 @@
 """Command lines: every word is read, or refused in one line; none needs TensorFlow."""
 
 import configparser
+import contextlib
 import json
 import os
 import pkgutil
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import aef_tfp
 from aef_tfp import __main__
 from aef_tfp.data.registry import DATASETS
 from aef_tfp.runs import commands
-from aef_tfp.runs.command_line import parse
+from aef_tfp.runs.command_line import ending_with_output, parse
 from aef_tfp.runs.commands import COMMANDS, evaluate, export, presets, reproduce
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
@@ -77,7 +79,7 @@ def run_of(directory, **settings):
         (["--seed", "3", "mnsit-aef"], "Unknown preset 'mnsit-aef'"),
         (["--download", "mnist-aef-linear-33"], "Unknown preset 'mnist-aef-linear-33'"),
         (["--jit-compile", "digits-aef"], "Unknown preset 'digits-aef'; close"),
-        (["--seed=3", "--", "mnsit-aef"], "Unknown preset 'mnsit-aef'"),
+        (["--seed=3", "--", "--schedule=cosine"], "-- separates nothing here"),
         (["--no-jit-compile", "no"], "Unknown preset 'no'"),
         # Not the value of an option, although it is a preset.
         (["--run-dir", "digits-vae-8", "digits-vae"], "Unknown preset 'digits-vae';"),
@@ -509,6 +511,31 @@ def test_a_terminal_that_cannot_show_a_text_stops_nothing(environment):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == ("\\xfc\n" if "PYTHONIOENCODING" in environment else "")
+
+
+def test_no_file_takes_the_place_of_a_closed_stream():
+    code = "from aef_tfp.runs.command_line import run_command as run\nimport os\n"
+    code += "run(lambda argv: os.open('/dev/zero', os.O_RDONLY), [], '')\n"
+    code += "raise SystemExit(os.path.samefile('/dev/fd/0', '/dev/zero'))"
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code]
+    assert subprocess.run(command).returncode == 0
+
+
+def test_who_is_cut_off_from_the_output_is_asked_to_end(capsys):
+    asked = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    full = open("/dev/full", "w")  # noqa: SIM115 - it cannot be closed as others
+    try:
+        with contextlib.redirect_stdout(full), ending_with_output():
+            print("one", flush=True)
+            print("two", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        # What is left in its buffer goes nowhere.
+        full.close()
+    assert asked == [signal.SIGTERM]
+    told = "the standard output cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == told
 
 
 # The commands of the package.

@@ -1,10 +1,12 @@
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,7 +235,8 @@ def test_digits_that_cannot_be_written(tmp_path):
     with pytest.raises(
         OSError,
         match=rf"^cannot write data set 'digits' to '{re.escape(str(tmp_path))}'"
-        r" \(.*\): pass a data_dir that can be written$",
+        r" \(.*\): pass a directory that can be written with --data-dir"
+        r" \(data_dir=\.\.\.\)$",
     ):
         data.load_splits("digits", tmp_path)
 
@@ -255,6 +258,51 @@ def test_a_mistyped_directory_is_named_and_never_made(tmp_path, name, download):
     expected = one_line(message.format(f"'{wrong}' is a file, not a directory"))
     with pytest.raises(FileNotFoundError, match=expected):
         data.load_splits(name, wrong, download=download)
+
+
+@pytest.mark.parametrize(
+    ("file", "preset"),
+    [
+        ("0.JPG", "folder-aef-linear-32"),
+        ("cats/0.png", "folder-aef-linear-32"),
+        ("a.npz", "npz-aef-linear-32"),
+    ],
+)
+def test_ones_own_images_are_no_place_of_other_data_sets(tmp_path, file, preset):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    message = (
+        f"'{path}' is no data set of TFDS, which 'digits' is: name a preset of your own"
+        f" images, such as {preset}, or pass the directory of your TFDS data sets with"
+        " --data-dir (data_dir=...)"
+    )
+    places = [tmp_path, path] if path.suffix == ".npz" else [tmp_path]
+    for place in places:
+        for load in (data.check_source, data.load_splits):
+            with pytest.raises(ValueError, match=one_line(message)):
+                load("digits", place)
+    assert preset in PRESETS
+    # Where there are data sets already, or come to be, pictures do no harm.
+    (tmp_path / "new" / "downloads").mkdir(parents=True)
+    (tmp_path / "new" / "downloads" / "mnist.npz").touch()
+    data.check_source("digits", tmp_path / "new")
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").touch()
+    data.check_source("digits", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/tfds", Path("s3://bucket")])
+def test_an_address_is_no_directory(place, monkeypatch):
+    message = (
+        f"data sets are read from directories of this machine, got {str(place)!r}: copy"
+        " what is there, and pass that directory with --data-dir (data_dir=...)"
+    )
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.check_source("mnist", place)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(place))
+    with pytest.raises(ValueError, match=one_line(message)):
+        data.check_source("mnist", None)
 
 
 def test_the_default_directory_is_made(tmp_path, monkeypatch):
@@ -788,6 +836,39 @@ def test_another_process_may_fill_the_cache_meanwhile(tmp_path):
     assert decoded.facts == {"fact": 1}
     assert len(list(tmp_path.iterdir())) == 1
     decode(pytest.fail)
+
+
+def test_the_cache_keeps_nothing_of_processes_that_were_killed(tmp_path):
+    def decode(key, fill):
+        arguments = {"key": key, "memory_limit": 0, "cache_dir": tmp_path}
+        return storage.decode_once("made", (4, 2, 2, 1), fill, **arguments)
+
+    def unfinished():
+        return {path.name for path in tmp_path.glob(".unfinished-*")}
+
+    (tmp_path / ".unfinished-killed").mkdir()
+    (tmp_path / ".unfinished-killed" / "images.npy").touch()
+    living = tmp_path / ".unfinished-living"
+    living.mkdir()
+    lock = os.open(living, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def fill(out):
+        before = unfinished()
+        decode(2, lambda out: (4, None, {}))
+        assert unfinished() == before
+        assert len(before) == 2
+        return 4, None, {}
+
+    was = os.umask(0o027)
+    try:
+        decode(1, fill)
+    finally:
+        os.umask(was)
+        os.close(lock)
+    assert unfinished() == {living.name}
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.glob("made-*")}
+    assert modes == {0o750}
 
 
 def test_a_cache_that_cannot_be_written(digits_dir, tmp_path, monkeypatch):

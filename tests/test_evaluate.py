@@ -768,7 +768,7 @@ def test_records_are_appended_and_old_ones_read(tmp_path):
     ("values", "message"),
     [
         ([1.0], "at least 2 images, got 1"),
-        ([1.0, np.nan, np.inf], "not finite for 2 of 3 images"),
+        ([1.0, np.nan, np.inf], r"not finite for 2 of 3 images \(.* from 0: 1, 2\)"),
     ],
 )
 def test_means_of_too_few_or_not_finite_are_refused(values, message):

@@ -149,6 +149,33 @@ def test_links_to_nothing_are_named(tmp_path):
     )
 
 
+def test_pictures_of_runs_are_no_images_of_a_folder(tmp_path):
+    photos = draw(tmp_path / "photos", *range(10))
+    for run, files in {
+        "runs/new": ["config.json", "environment.json"],
+        "runs/copy": ["config.json", "best.keras"],
+        "classes/cats": ["config.json"],
+    }.items():
+        draw(photos / run, 20, 21)
+        for name in files:
+            (photos / run / name).touch()
+    (photos / "link").symlink_to(photos / "runs" / "new")
+    splits = data.load_splits("folder", photos)
+    assert everything(splits) == [*range(10), 20, 21]
+    assert splits.notes[1] == (
+        "left out 1 .json, 2 run directories, such as 'runs/copy': to have pictures"
+        " among them, convert them to .png"
+    )
+    # Who names one means it.
+    assert find_files(photos / "runs" / "new").images == ["20.png", "21.png"]
+    message = (
+        f"there are no images in '{photos / 'runs'}', but 2 run directories, such as"
+        " 'copy':"
+    )
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        data.load_splits("folder", photos / "runs")
+
+
 def test_special_files_are_not_opened(tmp_path):
     draw(tmp_path, *range(10))
     os.mkfifo(tmp_path / "pipe.png")
@@ -294,10 +321,48 @@ def test_folders_named_nearly_as_splits_are_said_to_be_none(tmp_path):
         "folders such as 'test-a' and 'train-a' are no splits, since they are not named"
         " 'train', 'validation' or 'test': their images are drawn together"
     )
-    for name in ("trains", "testers"):
-        draw(tmp_path / "classes" / name, *range(5))
-    splits = data.load_splits("folder", tmp_path / "classes")
-    assert not any("such as" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["seg_train/", "seg_test/"], "folders"),
+        (["images_train/", "images_test/"], "folders"),
+        (["imagesTrain2017/", "imagesVal2017/"], "folders"),
+        (["trainA/", "testA/", "trainB/", "testB/"], "folders"),
+        (["x/train_00/", "y/test_00/"], "folders"),
+        (["fold1_train/", "fold2_valid/"], "folders"),
+        (["my_trainset/", "my_testset/"], "folders"),
+        (["train_cats/", "test_dogs/"], "folders"),
+        (["train_1", "test_2"], "files"),
+        (["cats/img-TRAIN-01", "dogs/img-TEST-22"], "files"),
+        (["trains/", "testers/"], None),
+        (["TRAINER/", "TESTER/"], None),
+        (["training_ground/", "contest/", "latest/", "trainer/"], None),
+        (["freight_train/", "crash_test/"], None),
+        (["train_station_1", "test_1", "trainees_1", "testees_1"], None),
+    ],
+)
+def test_words_of_splits_in_names_are_noticed(tmp_path, names, kind):
+    draw(tmp_path / "others", *range(4))
+    for name in names:
+        path = tmp_path / f"{name}0.png" if name.endswith("/") else tmp_path / name
+        draw(path.parent, 50).joinpath("50.png").rename(path.with_suffix(".png"))
+    notes = data.load_splits("folder", tmp_path).notes
+    said = [note for note in notes if " are no splits" in note]
+    assert len(said) == (kind is not None)
+    assert all(note.startswith(f"{kind} such as") for note in said)
+
+
+def test_files_named_as_splits_are_said_to_be_none(tmp_path):
+    draw(tmp_path, *range(5))
+    for name in ("train_1", "test_2"):
+        (tmp_path / f"{len(name) - 6}.png").rename(tmp_path / f"{name}.png")
+    assert data.load_splits("folder", tmp_path).notes[1] == (
+        "files such as 'test_2.png' and 'train_1.png' are no splits, since those are"
+        " folders named 'train', 'validation' or 'test': their images are drawn"
+        " together"
+    )
 
 
 @pytest.mark.parametrize("top", ["archive", "archive/archive", "images"])

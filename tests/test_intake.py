@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +12,9 @@ import tensorflow as tf
 from test_models import small_model
 from test_training_engine import FLOATS, largest_difference, plain, tiny, weights
 
+from aef_tfp import backend
 from aef_tfp.callbacks import Checkpoints
+from aef_tfp.data.storage import default_cache_dir
 from aef_tfp.models import Autoencoder, ExpandedAEF, PartitionedAEF
 from aef_tfp.runs.best import load_best
 
@@ -175,7 +178,7 @@ def test_a_column_without_a_bound_is_named(recwarn):
     x[:, 3] = 2.0
     model = PartitionedAEF((5,), 2, encoder="dense", decoder="dense")
     model.compile(jit_compile=False, run_eagerly=True)
-    with pytest.warns(UserWarning, match="fit: column 3 is constant, so their density"):
+    with pytest.warns(UserWarning, match="fit: column 3 is constant, so its density"):
         model.fit(batches(x).take(1), verbose=0)
 
 
@@ -382,6 +385,26 @@ def test_other_backends_are_refused_at_the_import(
     assert (message is None) == (done.returncode == 0), done.stderr
     if message is not None:
         assert message in done.stderr.splitlines()[-1]
+
+
+def test_a_user_may_have_no_home(monkeypatch):
+    import pwd
+
+    def unknown(number):
+        raise KeyError(number)
+
+    # As in a container that runs under a number of its own.
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert backend._saved_settings()[1] == Path("/tmp/.keras/keras.json")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    message = (
+        "there is no home directory for the cache in '~/.cache': set XDG_CACHE_HOME to"
+        " a folder (cache_dir=...)"
+    )
+    with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+        default_cache_dir()
 
 
 def test_a_generator_gives_one_type_of_batches(trained, refused):

@@ -78,8 +78,9 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     former = signal.getsignal(signal.SIGINT)
     run_dir = tmp_path / "stopped"
     at_iteration(monkeypatch, iteration, lambda: os.kill(os.getpid(), number))
-    assert run.main([*RUN, f"--run-dir={run_dir}"]) == 128 + number
-    resume = f"--resume {run_dir}"
+    words = [*RUN, "--strategy=none", f"--run-dir={run_dir}"]
+    assert run.main(words) == 128 + number
+    resume = f"--resume {run_dir} --strategy none"
     error = capfd.readouterr().err
     assert f"Saved at iteration {saved} of 10; go on with: " in error
     assert resume in error
@@ -220,6 +221,28 @@ def test_the_best_model_is_not_written_twice(tmp_path):
         checkpoints.on_epoch_begin(epoch)
         checkpoints.on_epoch_end(epoch, {"loss": loss})
     assert sources == [tmp_path / "best.keras", tmp_path / "best.keras", None]
+
+
+def test_patience_ends_where_an_unbroken_run_would_end(tmp_path):
+    model = plain()
+    model.adapt(FLOATS)
+    facts = (tmp_path, lambda epoch: 4 * (epoch + 1), "loss", 6)
+    checkpoints = Checkpoints(*facts)
+    checkpoints.set_model(model)
+    for epoch, loss in enumerate([1.0, 1.0]):
+        checkpoints.on_epoch_begin(epoch)
+        checkpoints.on_epoch_end(epoch, {"loss": loss})
+    checkpoints.on_epoch_begin(2)
+    for batch in range(2):
+        checkpoints.on_train_batch_end(batch)
+    checkpoints.save()
+    # Six iterations without a better value, but the next validation may have one.
+    again = Checkpoints(*facts)
+    assert again.restore(model) == 10
+    assert not again.stopped_early
+    checkpoints.on_epoch_end(2, {"loss": 1.0})
+    assert again.restore(model) == 12
+    assert again.stopped_early
 
 
 def test_a_full_disk_leaves_the_former_checkpoint(tmp_path):
@@ -379,7 +402,7 @@ def test_sigterm_after_training_ends_the_process_with_its_status(
     monkeypatch.setattr(training, "_evaluate", terminate)
     former = signal.getsignal(signal.SIGTERM)
     assert run.main([f"--resume={run_dir}"]) == 143
-    assert "interrupted; --resume goes on" in capsys.readouterr().err
+    assert "interrupted; where a checkpoint was saved" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == former
 
 

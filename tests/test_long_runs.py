@@ -244,6 +244,16 @@ def test_a_cosine_comes_to_its_end_unless_told_otherwise():
     )
 
 
+def test_what_runs_at_once_is_told_where_it_is_not_what_was_asked():
+    asked = RunConfig(validation_interval=100, steps_per_execution=64, log_interval=15)
+    assert training._plan(asked) == [
+        "--steps-per-execution 64 does not divide the validation interval, 100: 4 run "
+        "at once",
+        "--log-interval 15 is no multiple of the 4 iterations that run at once: "
+        "TensorBoard has every 16",
+    ]
+
+
 def test_an_older_run_has_none_of_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = run_of("run") / "config.json"

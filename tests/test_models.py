@@ -204,6 +204,12 @@ def test_integer_events_are_dequantized_within_their_level():
     np.testing.assert_array_equal(np.floor(levels), x)
     assert 0.2 < (levels - np.floor(levels)).mean() < 0.8
     np.testing.assert_allclose(model.dequantize(x, None), (x.numpy() + 0.5) / 17)
+    for pair in ((1, 2), np.array([1, 2])):
+        np.testing.assert_array_equal(model.dequantize(x, pair), noisy)
+    for three in (np.int64(3), tf.constant(3)):
+        np.testing.assert_array_equal(
+            model.dequantize(x, three), model.dequantize(x, 3)
+        )
     np.testing.assert_allclose(
         model.log_prob(x, seed=5), model.log_prob(x, seed=5), rtol=0
     )
@@ -360,13 +366,30 @@ def test_keras_files_round_trip_bit_exactly(cls, tmp_path, rng):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_mask_survives_the_keras_file(tmp_path, rng):
-    mask = np.eye(4, dtype=bool)[..., None]
-    model = small_model(PartitionedAEF, (4, 4, 1), 4, partition=mask, dtype="float32")
+def test_events_may_be_a_variable(rng):
+    model = small_model(ExpandedAEF, (3,), 2)
+    x = rng.normal(size=(2, 3))
+    expected = model.joint_log_prob(x)
+    for variable in (tf.Variable(x), keras.Variable(x, dtype="float64")):
+        np.testing.assert_array_equal(model.joint_log_prob(variable), expected)
+
+
+@pytest.mark.parametrize("partition", [np.eye(4, dtype=bool)[..., None], "random"])
+def test_a_mask_survives_the_keras_file(partition, tmp_path, rng):
+    given = partition if isinstance(partition, str) else partition.copy()
+    model = small_model(PartitionedAEF, (4, 4, 1), 4, partition=given, dtype="float32")
+    x = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
+    expected = model.log_prob(x)
+    # It is fixed when the model is made, whatever changes after that.
+    if partition is not given:
+        given[:] = False
+    with pytest.raises(AttributeError, match="partition"):
+        model.partition = "corner"
+    model.seed = 5
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
-    x = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
-    np.testing.assert_array_equal(model.log_prob(x), copy.log_prob(x))
+    np.testing.assert_array_equal(expected, copy.log_prob(x))
+    np.testing.assert_array_equal(copy.partition, model.partition)
 
 
 def test_any_keras_networks_serve(tmp_path, rng):
@@ -442,6 +465,18 @@ def image_model(cls=PartitionedAEF):
         (lambda m: m.decode([["a"]]), "that are numbers, got str"),
         (lambda m: m.decode(np.zeros((2, 3), bool)), "that are numbers, got bool"),
         (lambda m: m.decode([[0.0, np.nan, np.inf]]), "finite, got 2 NaN or infinite"),
+        (
+            lambda m: m.decode(tf.ragged.constant([[1.0], [1.0, 2.0]])),
+            "Latents must be a dense array, got a RaggedTensor",
+        ),
+        (
+            lambda m: m.log_prob(tf.ragged.constant([[1.0], [1.0, 2.0]])),
+            "Events must be a dense array, got a RaggedTensor",
+        ),
+        (
+            lambda m: m.log_prob(tf.sparse.from_dense(tf.ones([2, 4]))),
+            "Events must be a dense array, got a SparseTensor",
+        ),
         (lambda m: m.decode(np.full((1, 3), 1e300)), "finite, got 3 NaN or infinite"),
         (lambda m: m.decode(np.zeros((2, 4))), r"\[batch, 3\], got \[2, 4\]"),
         (
@@ -467,7 +502,9 @@ def test_bad_input_is_refused_in_one_line(call, message):
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"latent_dim": 16}, r"latent_dim must lie in \[1, 15\].*got 16"),
         ({"latent_dim": 2.0}, "latent_dim must be an integer, got 2.0"),
-        ({"event_shape": (4, 4)}, r"event_shape must be .* got \(4, 4\)"),
+        ({"event_shape": (9, 4)}, r"event_shape must be .* along one axis .*\(9, 1, 4"),
+        ({"event_shape": 20}, r"event_shape must .* got 20; a vector is \(20,\)"),
+        ({"event_shape": "20"}, r"event_shape must be .* got '20'\.$"),
         (
             {"num_levels": 1},
             "num_levels must be an integer of at least 2 or None, got 1",
@@ -475,6 +512,10 @@ def test_bad_input_is_refused_in_one_line(call, message):
         ({"logit_lambda": 0.5}, r"logit_lambda must lie in \[0, 0.5\), got 0.5"),
         ({"event_shape": (6, 4, 1), "encoder": "conv"}, "divisible by 4, got 6 x 4"),
         ({"partition": "middle"}, "partition must be one of"),
+        ({"logit_lambda": "x"}, r"logit_lambda must lie in \[0, 0.5\), got 'x'"),
+        ({"initial_raw_scale": "x"}, "initial_raw_scale must be a finite .* got 'x'"),
+        ({"partition": "random", "seed": -1}, "seed must be at least 0, got -1"),
+        ({"event_shape": (1,), "latent_dim": 1}, r"no partition .* got shape \(1,\)"),
         ({"prior_flow": "glow"}, "A flow must be"),
     ],
 )
@@ -495,8 +536,13 @@ def test_expanded_has_no_log_prob_and_says_what_it_has():
     model = image_model(ExpandedAEF)
     with pytest.raises(AttributeError, match=r"marginal_log_prob.*joint_log_prob"):
         model.log_prob(np.zeros((1, 4, 4, 1)))
-    with pytest.raises(ValueError, match=r"proposal_scale must be .* got 0.0"):
-        model.marginal_log_prob(np.zeros((1, 4, 4, 1)), proposal_scale=0.0)
+    for scale in (0.0, "x", [1.0, 2.0], 1e-60):
+        with pytest.raises(ValueError, match=r"proposal_scale must be .* got [01'\[]"):
+            model.marginal_log_prob(np.zeros((1, 4, 4, 1)), proposal_scale=scale)
+        with pytest.raises(ValueError, match=r"proposal_scale must be .* got [01'\[]"):
+            model.set_proposal_scale("encoder", scale)
+    with pytest.raises(ValueError, match=r"'encoder' and 'laplace', got \[1\]"):
+        ExpandedAEF((4, 4, 1), 3, proposal_scales=[1])
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         model.marginal_log_prob(np.zeros((1, 4, 4, 1)), 0)
     with pytest.raises(ValueError, match="expansion must be 'linear' or a Keras"):
@@ -644,6 +690,16 @@ def test_encoders_with_other_outputs_are_refused(encoder, message):
 def test_a_network_for_other_inputs_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^The decoder does not take .* \[batch, 2\]"):
         Autoencoder((5,), 2, encoder="dense", decoder=dense_decoder(3, (5,)))
+    decoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
+    with pytest.raises(ValueError, match=r"Keras says: .*axis -1.* 3") as error:
+        Autoencoder((5,), 2, encoder="dense", decoder=decoder)
+    assert "\n" not in str(error.value)
+
+
+def test_channels_come_last_also_if_that_was_set_late(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(ValueError, match="channels last, got image_data_format 'chan"):
+        Autoencoder((5,), 2)
 
 
 def test_half_precision_is_refused():

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from aef_tfp.engine.noise import starting_at, stateless_seed
-from aef_tfp.models import VAE, ExpandedAEF, PartitionedAEF, PixelMAF
+from aef_tfp.inference import annealed_log_prob
+from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF, PixelMAF
 from aef_tfp.networks.batching import PASS_ENTRIES, events_per_pass, pass_sizes
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (23, 4, 4, 1)).astype("uint8")
@@ -93,7 +94,26 @@ def test_an_estimate_takes_events_in_passes(models, monkeypatch):
     np.testing.assert_allclose(got.log_prob[7:14], expected.log_prob, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("cls", "method"), [*CASES, (VAE, "reconstruct")])
+NO_EVENTS = [
+    (VAE, "reconstruct"),
+    # Their core comes out of a recursion.
+    (PartitionedAEF, "reconstruct"),
+    (PartitionedAEF, "decode"),
+    (PartitionedAEF, "call"),
+    (PartitionedAEF, "distribution"),
+    (VAE, "laplace"),
+    (VAE, "annealed"),
+]
+METHODS |= {
+    "decode": lambda m, x: m.decode(np.zeros((len(x), 2))),
+    "call": lambda m, x: m(x),
+    "distribution": lambda m, x: m.distribution.sample(len(x)),
+    "laplace": lambda m, x: m.marginal_log_prob(x, 3, proposal="laplace"),
+    "annealed": lambda m, x: annealed_log_prob(m, x, num_steps=2).log_prob,
+}
+
+
+@pytest.mark.parametrize(("cls", "method"), [*CASES, *NO_EVENTS])
 def test_no_events_give_no_values(cls, method, models):
     result = METHODS[method](models[cls], IMAGES[:0])
     assert {part.shape[0] for part in tf.nest.flatten(result)} == {0}
@@ -184,6 +204,37 @@ def any_size(*last):
 )
 def test_a_network_for_any_size_of_images_counts_as_for_this_one(last, entries):
     assert events_per_pass(any_size(*last), (4, 6, 1)) == PASS_ENTRIES // entries
+
+
+def test_a_model_within_counts_with_all_its_layers():
+    inner = any_size(keras.layers.GlobalAveragePooling2D())
+    middle = keras.Sequential([keras.Input((4, 6, 1)), inner])
+    outer = keras.Sequential([keras.Input((4, 6, 1)), middle, keras.layers.Dense(3)])
+    assert events_per_pass(outer, (4, 6, 1)) == PASS_ENTRIES // (4 * 6 * 5)
+
+
+def widened(shape, size, width):
+    layers = [keras.layers.Dense(width), keras.layers.Dense(size)]
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), *layers])
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "entries"),
+    [
+        (PartitionedAEF, {}, 256),
+        (PartitionedAEF, {"encoder": widened((4,), 2, 999)}, 999),
+        (PartitionedAEF, {"decoder": widened((2,), 4, 999)}, 999),
+        (ExpandedAEF, {"expansion": widened((4,), 2, 999)}, 999),
+        # As many samples are decoded for each event.
+        (IWAE, {"num_importance_samples": 7}, 7 * 256),
+    ],
+)
+def test_the_largest_of_all_networks_bounds_a_pass(cls, arguments, entries):
+    networks = {"encoder": "dense", "decoder": "dense", "prior_flow": "none"}
+    other = "posterior_flow" if cls is IWAE else "core_flow"
+    model = cls((4,), 2, **{**networks, other: "none", **arguments})
+    assert model._events_per_pass == PASS_ENTRIES // entries
+    assert model._samples_per_pass == PASS_ENTRIES // entries
 
 
 def test_an_encoder_for_any_size_of_images_trains():

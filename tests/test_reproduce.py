@@ -355,7 +355,7 @@ def test_an_interrupted_call_goes_on(package, capsys, interrupted_at):
     arguments = [*ONE, "--iterations=1000", "--seeds=2"]
     assert reproduce.main(arguments) == 130
     assert capsys.readouterr().err == (
-        "interrupted; the same command goes on from the last validation\n"
+        "interrupted; the same command goes on from the last checkpoint\n"
     )
     assert actions(package) == [("train", "mnist-vae-2-seed3")]
     package.interrupt_at = None

@@ -18,6 +18,7 @@ import keras
 import kill_and_resume
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_run import SMALL, history
 
 from aef_tfp import files, metrics, saved
@@ -29,6 +30,7 @@ from aef_tfp.runs.building import build_model
 from aef_tfp.runs.commands import evaluate, export
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
+from aef_tfp.runs.environment import write_environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -400,8 +402,10 @@ def test_an_evaluation_leaves_alone_what_the_training_writes(
     scale = best.load_best(run_dir).proposal_scale("encoder")
     kept = json.loads((run_dir / "proposal-scales.json").read_text())
     assert kept["scales"] == {"encoder": scale}
-    monkeypatch.setattr(metrics, "tune_proposal_scale", None)
-    assert evaluate.main([str(run_dir), *QUICK]) == 0
+    assert kept["num_samples"] == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "tune_proposal_scale", None)
+        assert evaluate.main([str(run_dir), *QUICK]) == 0
     one, two = (r.value for r in read_records(run_dir) if r.name == "marginal_log_prob")
     assert one == two
     names = {p.name for p in run_dir.iterdir()}
@@ -413,6 +417,16 @@ def test_an_evaluation_leaves_alone_what_the_training_writes(
         "per-image",
         "proposal-scales.json",
     }
+
+
+def test_a_scale_belongs_to_a_number_of_samples(run_dir):
+    found = best.read_best(run_dir)
+    found.model.set_proposal_scale("encoder", 0.5)
+    best.keep_scales(found, run_dir, 2)
+    for number, is_used in ((2, True), (3, False), (None, True)):
+        found = best.read_best(run_dir)
+        best.use_kept_scales(found, run_dir, number)
+        assert ("encoder" in found.model.proposal_scales) == is_used
 
 
 def test_a_scale_belongs_to_its_weights(run_dir, capsys):
@@ -497,6 +511,46 @@ def test_a_run_that_can_only_be_read_is_evaluated(number, run_dir, capsys, monke
     told = pytest.warns(UserWarning, match="numbers are not kept")
     with read_only(run_dir, monkeypatch, number), told:
         assert evaluation.evaluate_run(run_dir, config, verbose=0)
+
+
+def test_numbers_are_kept_though_a_picture_is_not(run_dir, images, monkeypatch):
+    def fail(path, picture):
+        raise files.CannotWrite(f"{path} could not be written")
+
+    monkeypatch.setattr(
+        training, "likelihood_records", lambda *args, **kwargs: [RECORD]
+    )
+    monkeypatch.setattr(training, "tune", lambda *args: False)
+    monkeypatch.setattr(training, "save_png", fail)
+    with pytest.warns(UserWarning, match=r"Not all .* kept: .*samples\.png could not"):
+        assert training._evaluate(run_dir, CONFIG, images, 0) == [RECORD]
+    assert [record.name for record in read_records(run_dir)] == [RECORD.name]
+
+
+def test_every_place_of_a_run_is_kept(tmp_path):
+    path = tmp_path / "environment.json"
+    one = tf.distribute.get_strategy()
+    other = tf.distribute.OneDeviceStrategy("cpu:0")
+
+    def places(strategy, done):
+        write_environment(path, strategy, done)
+        newest = json.loads(path.read_text())
+        return [
+            (place["from_iteration"], place["strategy"])
+            for place in (newest, *newest["before"])
+        ]
+
+    first = (0, "_DefaultDistributionStrategy")
+    assert places(one, 0) == [first]
+    assert places(one, 5) == [first]
+    assert places(other, 7) == [(7, "OneDeviceStrategy"), first]
+    # What was done there is lost.
+    assert places(one, 6) == [first]
+    # Older versions wrote one place.
+    path.write_text('{"strategy": "MirroredStrategy"}')
+    assert places(one, 6)[1] == (0, "MirroredStrategy")
+    path.write_text("[")
+    assert places(one, 0) == [first]
 
 
 def test_numbers_are_shown_though_their_file_breaks_meanwhile(

@@ -240,11 +240,23 @@ def test_pictures_of_a_noisy_model_and_of_one_without_labels(tmp_path, rng):
     ]
 
 
-def test_hyperparameters_of_any_kind_are_written(tmp_path):
-    write_hyperparameters(
-        tmp_path / "tensorboard", {"path": Path("a"), "none": None, "d": 2}, {"x": 1.0}
-    )
-    assert events(tmp_path / "tensorboard" / "final").Tags()["tensors"]
+def test_hyperparameters_are_those_of_the_last_sitting(tmp_path):
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    def trial(run_dir, iterations):
+        settings = {"path": Path("a"), "none": None, "iterations": iterations}
+        write_hyperparameters(run_dir / "tensorboard", settings, {"x": 1.0})
+        accumulator = events(run_dir / "tensorboard" / "final")
+        assert "final/x" in accumulator.Tags()["tensors"]
+        content = accumulator.SummaryMetadata("_hparams_/session_start_info")
+        data = plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)
+        start = data.session_start_info
+        assert start.hparams["iterations"].number_value == iterations
+        return start.group_name
+
+    first = trial(tmp_path / "a" / "seed3", 2000)
+    assert trial(tmp_path / "a" / "seed3", 3000) == first
+    assert trial(tmp_path / "b" / "seed3", 3000) != first
 
 
 def test_a_projector_without_labels(tmp_path, rng):

@@ -127,6 +127,10 @@ def test_columns_without_a_bound_are_named():
     assert columns() == []
     assert columns(c3=lambda x: 7.0) == ["column 3 is constant"]
     assert columns(c1=lambda x: np.rint(9 * x[:, 1])) == ["column 1 is all integers"]
+    # After any affine function, and of which one value is most of all.
+    few = ["column 1 is made of few values, like integers that were scaled"]
+    assert columns(c1=lambda x: np.rint(9 * x[:, 1]) / 7 - 1) == few
+    assert columns(c1=lambda x: np.maximum(x[:, 1] - 0.5, 0.0)) == few
     [copy] = columns(c4=lambda x: 2 * x[:, 0] + 1)
     assert copy.startswith("columns 0, 4 are a copy of others")
     [total] = columns(c2=lambda x: x[:, 0] + x[:, 1])
@@ -134,6 +138,11 @@ def test_columns_without_a_bound_are_named():
     # Nearly: what is left is data.
     noise = np.random.default_rng(1).normal(size=200)
     assert columns(c4=lambda x: x[:, 0] + 1e-3 * noise) == []
+
+
+def test_rows_that_come_again_make_no_columns_of_few_values():
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    assert unbounded_columns(np.repeat(x, 4, axis=0)) == []
 
 
 def test_few_rows_tell_copies_only():

@@ -10,6 +10,7 @@ from test_training_engine import FLOATS, largest_difference, plain, tiny, weight
 
 from aef_tfp.callbacks import CheckpointStore
 from aef_tfp.engine import update as update_module
+from aef_tfp.engine.clipping import clipping
 from aef_tfp.engine.update import FlatUpdate, Update, update_of
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
@@ -185,6 +186,16 @@ def test_averages_are_kerass(name, missing, small_vectors):
 
 def weights_of(variables):
     return [v.numpy() for v in variables]
+
+
+@pytest.mark.parametrize("limit", ["global_clipnorm", "clipnorm", "clipvalue"])
+@pytest.mark.parametrize("most", [np.inf, 1e39])
+def test_a_limit_beyond_all_numbers_is_none(limit, most):
+    gradients = [tf.constant([3.0, -4.0]), None]
+    clip = clipping(optimizers.SGD(0.1, **{limit: most}), tf.constant(5.0))
+    got, nothing = clip(gradients)
+    np.testing.assert_array_equal(got, gradients[0])
+    assert nothing is None
 
 
 def test_every_elementwise_optimizer_of_keras_is_tried():

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from test_models import linear_gaussian, small_flow
 
 from aef_tfp import flows
-from aef_tfp.models import IWAE, VAE, ExpandedAEF
+from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF, PixelMAF
 from aef_tfp.networks import dense_decoder, dense_encoder
 
 
@@ -179,6 +179,28 @@ def test_adapt_normalizes_from_the_noise_side(rng):
     np.testing.assert_allclose(u.std(0), 1.0, atol=0.2)
 
 
+def test_adapting_draws_other_noise_for_levels_than_for_latents(monkeypatch):
+    model = vae(event_shape=(3,), latent_dim=3, num_levels=2)
+    pairs = []
+    monkeypatch.setattr(
+        model.chain, "adapt", lambda *args: pairs.append(args) or tf.zeros([64, 3])
+    )
+    model.adapt(np.zeros((64, 3), np.uint8))
+    epsilon, y, _ = pairs[0]
+    correlation = np.corrcoef(norm.cdf(epsilon).ravel(), np.ravel(y))[0, 1]
+    assert abs(correlation) < 0.3
+
+
+@pytest.mark.parametrize("build", [VAE.from_aef, IWAE.from_aef, ExpandedAEF.from_vae])
+def test_parts_of_other_kinds_are_refused(build):
+    for model in (
+        PartitionedAEF((3,), 2, core_flow="none", prior_flow="none"),
+        PixelMAF((3,), num_layers=1, hidden_units=4),
+    ):
+        with pytest.raises(TypeError, match=rf"AEF, got {type(model).__name__}\.$"):
+            build(model)
+
+
 @pytest.mark.parametrize("posterior", ["iaf", "none"])
 def test_a_vae_becomes_an_aef_with_the_same_parts_and_back(posterior, rng):
     arguments = {} if posterior == "iaf" else {"posterior_flow": "none"}
@@ -206,6 +228,7 @@ def test_a_vae_becomes_an_aef_with_the_same_parts_and_back(posterior, rng):
             lambda m: m.log_prob(np.zeros((1, 5))),
             "VAE has no log_prob; use",
         ),
+        (lambda m: m.distribution, "VAE has no distribution; its likelihood is an"),
         (
             lambda m: m.marginal_log_prob(np.zeros((1, 5)), 0),
             "num_samples must be at",

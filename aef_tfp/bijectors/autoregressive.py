@@ -99,6 +99,17 @@ class MaskedAutoregressive(Live, tfb.MaskedAutoregressiveFlow):
             name=name,
         )
 
+    def copy(self, **overrides):
+        """Returns a bijector of the same arguments, but for those given."""
+        # TFP takes those of its own flow.
+        own = {
+            "conditioner": self._conditioner,
+            "scalar_bijector": self._scalar_bijector,
+            "validate_args": self.validate_args,
+            "name": self.name,
+        }
+        return MaskedAutoregressive(**{**own, **overrides})
+
     def _forward(self, x):
         return self._conditioner.solve(x, _HeldForward(self._scalar_bijector))
 

@@ -61,6 +61,12 @@ class Partition(tfb.Chain):
         )
         with_plain_ranks(self)
 
+    def copy(self, **overrides):
+        """Returns a partition of the same arguments, but for those given."""
+        # TFP takes those of the chain.
+        own = {"validate_args": self.validate_args, "name": self.name}
+        return Partition(**{"mask": self._mask, **own, **overrides})
+
     @property
     def mask(self) -> np.ndarray:
         """The boolean mask, true at the core's entries."""
@@ -87,6 +93,11 @@ def partition_mask(
     """
     event_shape = tuple(event_shape)
     size = int(np.prod(event_shape))
+    if size == 1:
+        raise ValueError(
+            f"An event of one entry has no partition into core and shell, got shape "
+            f"{event_shape}; give events of two entries or more, or use an ExpandedAEF."
+        )
     if not 1 <= latent_dim < size:
         raise ValueError(
             f"latent_dim must lie in [1, {size - 1}] for a partition of events of "
@@ -104,7 +115,8 @@ def partition_mask(
                 f"boolean mask of shape {event_shape}, got {partition!r}."
             )
         return builders[partition]()
-    mask = np.asarray(partition)
+    # A copy, which does not change with the user's.
+    mask = np.array(partition)
     if mask.dtype != np.bool_ or mask.shape != event_shape:
         raise ValueError(
             f"The partition mask must be a boolean array of shape {event_shape}, got "
@@ -119,10 +131,12 @@ def partition_mask(
 
 
 def center_mask(event_shape: Sequence[int], latent_dim: int) -> np.ndarray:
-    """Marks `latent_dim` entries on a square spiral around the centre.
+    """Marks `latent_dim` entries on a square spiral that starts near the centre.
 
-    All channels of a pixel are taken in turn before the spiral goes on. A vector
-    `(n,)` counts as an image of one row, so its middle entries are taken.
+    It starts at row and column `side // 2 - 1`, counted from 0: of even sides at the
+    upper left of the pixels around the centre, and of odd sides one before the middle
+    (for sides of 3 at the first). All channels of a pixel are taken in turn before the
+    spiral goes on. A vector `(n,)` counts as an image of one row.
     """
     height, width, _ = _as_image_shape(event_shape)
     return _mask_of_pixels(event_shape, latent_dim, _spiral(height, width))

@@ -1,5 +1,7 @@
 """Between pixel values and real numbers."""
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
@@ -18,8 +20,9 @@ class PixelLogit(tfb.Bijector):
 
     Pixel values are clipped to the open interval (0, 1) of the float type in both
     directions, because rounding turns samples at the far ends into exactly 0 or 1, and
-    with `lambda = 0` the logit of those is infinite. `1 - x` is formed before the
-    logarithm, so that bright pixels keep the precision that dark ones have.
+    with `lambda = 0` the logit of those is infinite. What lies outside of [0, 1] has no
+    logit, and becomes NaN. `1 - x` is formed before the logarithm, so that bright
+    pixels keep the precision that dark ones have.
 
     Args:
         logit_lambda: The paper's lambda, `0 <= logit_lambda < 0.5`. It keeps
@@ -29,7 +32,8 @@ class PixelLogit(tfb.Bijector):
         name: Name of the operations.
 
     Raises:
-        ValueError: If `logit_lambda` lies outside its range.
+        ValueError: If `logit_lambda` lies outside its range, or, when it is called, if
+            values are neither of float16, float32 nor float64.
 
     Example:
         >>> PixelLogit(0.05).forward([0.0]).numpy()
@@ -46,7 +50,8 @@ class PixelLogit(tfb.Bijector):
         name: str = "pixel_logit",
     ):
         parameters = dict(locals())
-        if not 0.0 <= logit_lambda < 0.5:
+        is_number = isinstance(logit_lambda, numbers.Real)
+        if not is_number or not 0.0 <= logit_lambda < 0.5:
             raise ValueError(
                 f"logit_lambda must lie in [0, 0.5), got {logit_lambda!r}; "
                 "use 1e-6 for MNIST-like images, 0.05 for colour images."
@@ -89,7 +94,8 @@ class PixelLogit(tfb.Bijector):
         return self._log_width - log_p - log_q
 
     def _log_odds_parts(self, x):
-        x = _clip_to_open_unit_interval(x)
+        clipped = _clip_to_open_unit_interval(x)
+        x = tf.where((x >= 0.0) & (x <= 1.0), clipped, np.nan)
         width = 1.0 - 2.0 * self._logit_lambda
         return (
             tf.math.log(self._logit_lambda + width * x),
@@ -98,5 +104,10 @@ class PixelLogit(tfb.Bijector):
 
 
 def _clip_to_open_unit_interval(x):
+    if x.dtype not in (tf.float16, tf.float32, tf.float64):
+        raise ValueError(
+            "PixelLogit takes values of float32, float64 or float16, got "
+            f"{x.dtype.name}; divide integers by their number of levels."
+        )
     limits = np.finfo(x.dtype.as_numpy_dtype)
     return tf.clip_by_value(x, limits.tiny, 1.0 - limits.epsneg)

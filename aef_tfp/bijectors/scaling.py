@@ -26,6 +26,10 @@ class FeatureAffine(Live, tfb.Bijector):
         validate_args: As in every TFP bijector.
         name: Name of the operations.
 
+    Raises:
+        ValueError: If values have another number of features than the parameters, when
+            it is called.
+
     Example:
         >>> log_scale = keras.Variable(tf.zeros([2]))
         >>> doubled = FeatureAffine(lambda: (log_scale, tf.zeros([2])))
@@ -55,15 +59,27 @@ class FeatureAffine(Live, tfb.Bijector):
         return {}
 
     def _forward(self, x):
-        log_scale, shift = map(tf.convert_to_tensor, self._affine_parameters())
+        log_scale, shift = self._parameters_for(x)
         return tf.exp(-log_scale) * (x - shift)
 
     def _inverse(self, y):
-        log_scale, shift = map(tf.convert_to_tensor, self._affine_parameters())
+        log_scale, shift = self._parameters_for(y)
         return tf.exp(log_scale) * y + shift
 
     def _inverse_log_det_jacobian(self, y):
-        return tf.reduce_sum(self._affine_parameters()[0])
+        return tf.reduce_sum(self._parameters_for(y)[0])
 
     def _forward_log_det_jacobian(self, x):
-        return -tf.reduce_sum(self._affine_parameters()[0])
+        return -tf.reduce_sum(self._parameters_for(x)[0])
+
+    def _parameters_for(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The parameters as tensors, after a check against what they are for."""
+        log_scale, shift = map(tf.convert_to_tensor, self._affine_parameters())
+        # Broadcast, one of them would count once in the log-determinant.
+        if not log_scale.shape.is_compatible_with(values.shape[-1:]):
+            raise ValueError(
+                f"{self.name} scales a last axis of {log_scale.shape[-1:].as_list()} "
+                f"entries, got values of shape {values.shape.as_list()}; give a scale "
+                "for each entry."
+            )
+        return log_scale, shift

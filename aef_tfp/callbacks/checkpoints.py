@@ -107,7 +107,9 @@ class Checkpoints(keras.callbacks.Callback):
         self._waits_from = state.get("waits_from", self.best_iteration)
         self._first = _finite_or_inf(state["first"])
         self._progress = state["progress"]
-        self.stopped_early = self._patience_ended(self.iteration)
+        # Patience ends at a validation alone: the next one may be a better one.
+        is_validated = self._progress is None
+        self.stopped_early = is_validated and self._patience_ended(self.iteration)
         return self.iteration
 
     def _read(self, model: keras.Model) -> tuple[int, dict[str, Any]]:

@@ -1,5 +1,7 @@
 """What TensorBoard shows of a run: scalars, pictures, hyperparameters, latents."""
 
+import hashlib
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -232,18 +234,25 @@ def write_hyperparameters(
 ) -> None:
     """Writes a row of the HParams tab: settings, and the final metrics beside them.
 
+    It takes the place of a former row of the run, which may have gone on.
+
     Args:
         log_dir: TensorBoard's directory of the run.
         settings: Names and values; those that are no number, text or truth value are
             written as text.
         results: Final metrics by name.
     """
+    folder = log_dir / "final"
+    # TensorBoard keeps the settings that come first.
+    shutil.rmtree(folder, ignore_errors=True)
     plain = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
         for name, value in settings.items()
     }
-    with tf.summary.create_file_writer(str(log_dir / "final")).as_default():
-        hparams.hparams(plain, trial_id=log_dir.parent.name)
+    # Runs of one name in two directories are two trials.
+    place = hashlib.sha256(str(log_dir.parent.resolve()).encode()).hexdigest()
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        hparams.hparams(plain, trial_id=f"{log_dir.parent.name}-{place[:8]}")
         for name, value in results.items():
             tf.summary.scalar(f"final/{name}", value, step=0)
 

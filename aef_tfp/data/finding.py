@@ -17,6 +17,11 @@ _MOST_KINDS = 10
 # A longer one is the end of a sentence.
 _LONGEST_ENDING = 10
 
+# What a run directory has: the first from its first moment, and one of the others
+# before there are pictures in it.
+_RUN = "config.json"
+_OF_RUN = {"environment.json", "best.keras", "checkpoints"}
+
 
 @dataclasses.dataclass
 class FoundFiles:
@@ -31,6 +36,7 @@ class FoundFiles:
         broken: Other links to nothing, which may have been folders.
         special: Pipes, sockets and devices. Opening one could wait for ever.
         again: Links, or further names, of files and folders that are there already.
+        runs: Run directories: their pictures are what models drew.
         unreadable: Folders that cannot be listed, and why.
     """
 
@@ -40,6 +46,7 @@ class FoundFiles:
     broken: list[str] = dataclasses.field(default_factory=list)
     special: list[str] = dataclasses.field(default_factory=list)
     again: list[str] = dataclasses.field(default_factory=list)
+    runs: list[str] = dataclasses.field(default_factory=list)
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def within(self, folder: str) -> "FoundFiles":
@@ -66,6 +73,9 @@ class FoundFiles:
             parts.append(
                 f"{len(self.broken):,} {noun} to nothing, such as {self.broken[0]!r}"
             )
+        if self.runs:
+            noun = "run directory" if len(self.runs) == 1 else "run directories"
+            parts.append(f"{len(self.runs):,} {noun}, such as {self.runs[0]!r}")
         if self.special:
             noun = "file" if len(self.special) == 1 else "files"
             parts.append(f"{len(self.special)} special {noun} (pipes and the like)")
@@ -82,7 +92,8 @@ def find_files(folder: Path, first: Sequence[str] = ()) -> FoundFiles:
     """Looks for files below a folder, also where links lead to.
 
     Every file is found once: under its own name rather than by a link, and else by the
-    first of its names. A link to a folder that holds it leads nowhere new.
+    first of its names. A link to a folder that holds it leads nowhere new. Run
+    directories in the folder are not looked into: a run would find its own pictures.
 
     Args:
         folder: An existing folder.
@@ -112,6 +123,10 @@ def _ending(name: str) -> str:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
+
+
+def _is_run(names: set[str]) -> bool:
+    return _RUN in names and not _OF_RUN.isdisjoint(names)
 
 
 class _Search:
@@ -156,6 +171,10 @@ class _Search:
                     entries = sorted(listing, key=lambda entry: entry.name)
             except OSError as error:
                 self.found.unreadable[name] = error.strerror or str(error)
+                continue
+            # Who names a run directory as the folder means its pictures.
+            if name and _is_run({entry.name for entry in entries}):
+                self.found.runs.append(name)
                 continue
             inner = []
             for entry in entries:

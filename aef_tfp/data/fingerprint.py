@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from aef_tfp.data.splits import Splits
+from aef_tfp.data.splits import SPLITS, Splits
 
 __all__ = ["check_fingerprint", "fingerprint"]
-
-_SPLITS = ("train", "validation", "test")
 
 # Images of a split that are looked at: of memory-mapped ones, each is a read.
 _MOST_IMAGES = 4096
@@ -21,7 +19,8 @@ def fingerprint(splits: Splits) -> dict[str, Any]:
     """The shape of the images, and of each split the number of images and a digest.
 
     The digest is that of up to 4,096 images, evenly spaced: it tells other images from
-    the same ones, but not a change to a few of many.
+    the same ones, but not a change to a few of many. Labels may change: no
+    run is trained on them.
 
     Example:
         >>> from aef_tfp.data import load_splits
@@ -34,7 +33,7 @@ def fingerprint(splits: Splits) -> dict[str, Any]:
     Returns:
         What JSON can express.
     """
-    parts = {name: getattr(splits, name).images for name in _SPLITS}
+    parts = {name: part.images for name, part in splits.parts().items()}
     return {
         "image_shape": list(splits.info.image_shape),
         "num_images": {name: len(images) for name, images in parts.items()},
@@ -76,7 +75,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if before["image_shape"] != now["image_shape"]:
         one, two = (tuple(facts["image_shape"]) for facts in (before, now))
         changes.append(f"shape {one} -> {two}")
-    for name in _SPLITS:
+    for name in SPLITS:
         one, two = (facts["num_images"][name] for facts in (before, now))
         if one != two:
             changes.append(f"{name}: {one:,} -> {two:,} images")

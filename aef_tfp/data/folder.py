@@ -21,7 +21,7 @@ from aef_tfp.data.image_files import (
 from aef_tfp.data.levels import AboveLevels
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
-from aef_tfp.data.storage import Facts, decode_once
+from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["image_folder", "load_folder", "own_info"]
 
@@ -132,15 +132,20 @@ def load_folder(
         info.name,
         (len(readable), *shape),
         fill,
-        key=[[name, *_state(path / name)] for name in names]
-        + [str(path.resolve()), skip_unreadable, depth]
-        # Without fewer levels it is the key that older versions made.
-        + ([levels] if levels < 256 else []),
+        key=[[name, *file_state(path / name)] for name in names]
+        + [str(path.resolve()), skip_unreadable, depth, levels],
         memory_limit=memory_limit,
         cache_dir=cache_dir,
     )
     failures = decoded.facts["unreadable"]
     notes.insert(0, note)
+    several = [name for name in sorted(headers) if headers[name].several]
+    if several:
+        noun = "file holds" if len(several) == 1 else "files hold"
+        notes.append(
+            f"{len(several):,} {noun} several pictures, such as {several[0]!r}: the"
+            " first of each is taken"
+        )
     if failures:
         notes.append(
             f"{len(failures)} of {len(names)} image files are unreadable and were"
@@ -258,15 +263,6 @@ def _drawn_order(names: list[str], seed: int) -> list[str]:
         return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
     return sorted(names, key=key)
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        # A link to nothing: unreadable, like other files.
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
 
 
 def _shape(

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from aef_tfp.data.finding import FoundFiles, find_files
@@ -17,8 +17,9 @@ _NAME = re.compile(
     rf"({'|'.join(SPLIT_WORDS)})(?:[ _-]?(?:images?|imgs?|data|set|\d{{4}}))?"
 )
 
-# What begins as such a name, as train-a, but not as another word, as trains.
-_BEGINNING = re.compile(rf"({'|'.join(SPLIT_WORDS)})(?![a-z])")
+# The words of a name, also in trainA, and its numbers.
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+(?:\d{4}(?!\d))?")
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,19 +194,47 @@ def _deeper(images: Sequence[str], top: str) -> str | None:
 
 
 def _similar(images: Sequence[str], top: str) -> str | None:
-    """Says that folders whose names begin as those of splits are none."""
-    examples: dict[str, str] = {}
+    """Says that folders or files with words of splits in their names are none.
+
+    They are alike but for that word: folders as far as it, since much may follow, as in
+    train_cats and test_dogs; files, of which there are many, in all but numbers.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    files: dict[tuple[str, str], dict[str, str]] = {}
+    seen: set[str] = set()
     for name in images:
-        folder, inside, _ = name[len(top) :].partition("/")
-        begins = _BEGINNING.match(folder.lower())
-        if inside and begins:
-            examples.setdefault(SPLIT_WORDS[begins[1]], top + folder)
-    if "train" not in examples or len(examples) == 1:
-        return None
-    return (
-        f"folders such as {_listed(examples.values())} are no splits, since they are"
-        " not named 'train', 'validation' or 'test': their images are drawn together"
-    )
+        *parts, file = name[len(top) :].split("/")
+        for depth, part in enumerate(parts, 1):
+            if part in seen:
+                continue
+            seen.add(part)
+            for split, before, _ in _readings(part):
+                path = top + "/".join(parts[:depth])
+                folders.setdefault(before, {}).setdefault(split, path)
+        for split, before, after in _readings(file.rsplit(".", 1)[0]):
+            files.setdefault((before, after), {}).setdefault(split, name)
+    for kind, found, why in (
+        ("folders", folders, "they are not named"),
+        ("files", files, "those are folders named"),
+    ):
+        for examples in found.values():
+            if "train" in examples and len(examples) > 1:
+                return (
+                    f"{kind} such as {_listed(examples.values())} are no splits, since"
+                    f" {why} 'train', 'validation' or 'test': their images are drawn"
+                    " together"
+                )
+    return None
+
+
+def _readings(name: str) -> Iterator[tuple[str, str, str]]:
+    """For each word of a split in a name: the split, and what is around the word."""
+    for word in _WORD.finditer(name):
+        split = _split_of(word[0])
+        if split is not None:
+            around = name[: word.start()], name[word.end() :]
+            before, after = (_NUMBER.sub("0", part.lower()) for part in around)
+            yield split, before, after
 
 
 def _split_of(name: str) -> str | None:

@@ -9,13 +9,15 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from aef_tfp.data.levels import AboveLevels
 
@@ -57,6 +59,22 @@ _FEW_BITS = {"L;2": 3, "L;4": 15}
 # A tag of TIFF files, and what it is where 0 stands for white.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
+# What sets an image upright, by the orientation that a camera notes.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pixels of an image that takes gigabytes to decode, which as many threads as there are
+# cores must not do at once.
+_LARGE = 2**26
+_one_large = threading.Lock()
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -71,6 +89,7 @@ class Header:
         grey: Whether it has no colour. A palette counts as colour.
         deep: Whether its pixels have more than 8 bits.
         cut: Whether Pillow reads only the upper 8 of them, as it does in colour.
+        several: Whether there are further pictures: pages, frames of an animation.
     """
 
     width: int
@@ -78,18 +97,83 @@ class Header:
     grey: bool
     deep: bool
     cut: bool
+    several: bool
 
 
 class TooManyBits(ValueError):  # noqa: N818 - as UnidentifiedImageError's sibling
     """A value of a file is larger than its number of bits allows."""
 
 
+class _Reading:
+    """What is different in Pillow, for all threads, while a user's files are open.
+
+    It takes large images for attacks, which those of a user are not, and does not say
+    which file a warning is about.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._limit: int | None = None
+        self._show: Callable[..., Any] = warnings.showwarning
+        self._show_named: Callable[..., Any] = self._named
+        self._here = threading.local()
+
+    @contextlib.contextmanager
+    def of(self, path: Path) -> Iterator[None]:
+        """Lasts until the last thread has closed its file."""
+        self._here.path = path
+        with self._lock:
+            self._number += 1
+            if self._number == 1:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                # Who kept it over such a time may have put it back.
+                if warnings.showwarning is not self._show_named:
+                    self._show = warnings.showwarning
+                warnings.showwarning = self._show_named
+        try:
+            yield
+        finally:
+            self._here.path = None
+            with self._lock:
+                self._number -= 1
+                if not self._number:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+                    warnings.showwarning = self._show
+
+    def _named(self, message: Warning | str, kind: type[Warning], *place: Any) -> None:
+        path = getattr(self._here, "path", None)
+        text = message if path is None else kind(f"'{path}': {message}")
+        self._show(text, kind, *place)
+
+
+_reading = _Reading()
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     # Of a path, Pillow maps the file into memory, which shears TIFF files that are
     # stored on their side.
-    with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+    with (
+        _reading.of(path),
+        path.open("rb") as stream,
+        Image.open(stream, formats=_FORMATS) as image,
+    ):
         yield image
+
+
+@contextlib.contextmanager
+def _decoding(path: Path, longer: int | None = None) -> Iterator[Image.Image]:
+    """An image file whose pixels are to be read, of large ones one at a time.
+
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: at no less than `longer` here.
+    """
+    with _opened(path) as image:
+        if longer is not None:
+            image.draft(None, (longer, longer))
+        is_large = image.width * image.height > _LARGE
+        with _one_large if is_large else contextlib.nullcontext():
+            yield image
 
 
 def read_header(path: Path) -> Header:
@@ -97,7 +181,18 @@ def read_header(path: Path) -> Header:
     with _opened(path) as image:
         grey, cut = image.mode in _GREY_MODES, _is_cut(image)
         deep = cut or image.mode in _SIXTEEN_BITS
-        return Header(image.width, image.height, grey, deep, cut)
+        width, height = image.size
+        return Header(width, height, grey, deep, cut, _has_several(image))
+
+
+def _has_several(image: Image.Image) -> bool:
+    # The further ones of a camera's JPEG are other views of the first, or maps of it.
+    if image.format == "MPO":
+        return False
+    # Where a second one is damaged, the first may be whole.
+    with contextlib.suppress(Exception):
+        return bool(getattr(image, "is_animated", False))
+    return False
 
 
 def _is_cut(image: Image.Image) -> bool:
@@ -130,7 +225,7 @@ def _own_white(image: Image.Image) -> int:
 
 def largest_value(path: Path) -> int:
     """The largest value of a file of 16 bits, to the precision that Pillow reads."""
-    with _opened(path) as image:
+    with _decoding(path) as image:
         if image.mode in _SIXTEEN_BITS:
             return int(_deep_values(image).max())
         colours = image.convert("RGB")
@@ -171,37 +266,55 @@ def read_image(
         AboveLevels: If a value that is not cropped is above the levels.
         Exception: Whatever Pillow raises of a damaged file.
     """
-    with _opened(path) as file:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: here, at no less than
-        # twice what is wanted in the end.
-        longer = 2 * max(height, width)
-        file.draft(None, (longer, longer))
+    with _decoding(path, 2 * max(height, width)) as file:
         if bit_depth < 16 and _is_cut(file):
             raise TooManyBits("has 16 bits, of which only the upper 8 can be read")
-        own = _own_white(file) if num_levels < 256 else 255
+        own = _own_white(file)
+        _correct_transparency(file, own)
+        own = own if num_levels < 256 else 255
         # Pillow minds this where a TIFF file has 8 bits, not where it has more.
         inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        image = _eight_bits(ImageOps.exif_transpose(file), bit_depth, inverted)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        # The brightest level, in what Pillow makes of the file.
-        level = min(255, round(255 * (num_levels - 1) / own))
-        white = Image.new("RGBA", image.size, (level, level, level, 255))
-        image = Image.alpha_composite(white, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    image = image.crop(_central(image.width, image.height, width, height))
-    if own < 255:
-        table = [round(own * value / 255) for value in range(256)]
-        image = image.point(table * channels)
-    if num_levels < 256:
-        largest = int(np.asarray(image).max())
-        if largest >= num_levels:
-            raise AboveLevels(f"'{path}'", largest, num_levels)
-    # On the way to a smaller size Pillow antialiases.
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
-    # Bicubic interpolation goes beyond the values it is between.
-    return np.minimum(pixels, np.uint8(num_levels - 1))
+        image = _eight_bits(_upright(file), bit_depth, inverted)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            # The brightest level, in what Pillow makes of the file.
+            level = min(255, round(255 * (num_levels - 1) / own))
+            white = Image.new("RGBA", image.size, (level, level, level, 255))
+            image = Image.alpha_composite(white, image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        image = image.crop(_central(image.width, image.height, width, height))
+        if own < 255:
+            table = [round(own * value / 255) for value in range(256)]
+            image = image.point(table * channels)
+        if num_levels < 256:
+            largest = int(np.asarray(image).max())
+            if largest >= num_levels:
+                raise AboveLevels(f"'{path}'", largest, num_levels)
+        # On the way to a smaller size Pillow antialiases.
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
+        # Bicubic interpolation goes beyond the values it is between.
+        return np.minimum(pixels, np.uint8(num_levels - 1))
+
+
+def _correct_transparency(image: Image.Image, own_white: int) -> None:
+    """Makes a value of a PNG file what Pillow makes of the file's pixels."""
+    value = image.info.get("transparency")
+    if isinstance(value, tuple) and _is_cut(image):
+        image.info["transparency"] = tuple(part >> 8 for part in value)
+    elif isinstance(value, int) and image.mode == "L":
+        image.info["transparency"] = value * 255 // own_white
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as the camera was held, by EXIF or XMP.
+
+    `ImageOps.exif_transpose` also writes all tags anew, and fails if one is odd.
+    """
+    # Pillow turns TIFF files itself, and then forgets their orientation.
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def _central(

@@ -57,8 +57,8 @@ def with_levels(splits: Splits, num_levels: int | None) -> Splits:
             " (num_levels=...), else bits per dimension are wrong"
         )
         return dataclasses.replace(splits, notes=(*splits.notes, note))
-    for name in ("train", "validation", "test"):
-        largest = _largest(getattr(splits, name).images, num_levels)
+    for name, part in splits.parts().items():
+        largest = _largest(part.images, num_levels)
         if largest >= num_levels:
             where = f"data set {splits.info.name!r} ({name})"
             raise AboveLevels(where, largest, num_levels)

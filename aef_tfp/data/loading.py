@@ -37,16 +37,16 @@ def load_splits(
     ones in every run, whatever its seed.
 
     **`folder`**: all image files below `data_dir`, also where links lead to, hidden
-    ones apart, of any mix of sizes and kinds; they are known by their endings (.png,
-    .jpg, .jpeg, .bmp, .gif, .webp, .tif, .tiff, .ppm and the like, in any case). A file
-    that is reached twice counts once; `notes` says what was left out. The largest
-    central square of each is resized (bicubic, antialiased). The orientation that a
-    camera notes is applied, 16 bits become 8, transparent pixels are composed with
-    white. Folders `train` and `val` (`valid`, `validation`) or `test`, in any case, are
-    the splits; one that is missing is drawn from `train`. Without them the seed draws
-    80 % of the files for training, 10 % for validation and 10 % for test (at least 2),
-    from their names alone: the same on every file system, and a file more or less moves
-    no other, but for those at the border of two splits.
+    ones and run directories apart, of any mix of sizes and kinds; they are known by
+    their endings (.png, .jpg, .jpeg, .bmp, .gif, .webp, .tif, .tiff, .ppm and the like,
+    in any case). A file that is reached twice counts once; `notes` says what was left
+    out. The largest central square of each is resized (bicubic, antialiased). The
+    orientation that a camera notes is applied, 16 bits become 8, transparent pixels are
+    composed with white. Folders `train` and `val` (`valid`, `validation`) or `test`, in
+    any case, are the splits; one that is missing is drawn from `train`. Without them
+    the seed draws 80 % of the files for training, 10 % for validation and 10 % for test
+    (at least 2), from their names alone: the same on every file system, and a file more
+    or less moves no other, but for those at the border of two splits.
 
     **`npz`**: a NumPy file with an array `images`, split by the seed in the same
     proportions; or with `train`, `validation` and `test`; or with `train` and `test`,
@@ -175,13 +175,14 @@ def check_source(name: str, data_dir: str | os.PathLike[str] | None) -> None:
 
     Raises:
         FileNotFoundError: If there is no such folder or file.
-        ValueError: If it has to be named, or there is no data set of that name.
+        ValueError: If it has to be named, holds the user's own images where a data set
+            of TFDS is asked, or there is no data set of that name.
     """
     info = dataset_info(name)
     if info.source == "tfds":
         from aef_tfp.data.prepared import check_folder
 
-        check_folder(data_dir)
+        check_folder(info, data_dir)
         return
     _place_of_own(info, data_dir)
 

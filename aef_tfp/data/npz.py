@@ -15,7 +15,7 @@ from aef_tfp.data.image_files import problem
 from aef_tfp.data.npz_names import NAMES, ArrayNames, split_names
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import SPLITS, Split, Splits, drawn_sizes, sizes_note
-from aef_tfp.data.storage import Facts, decode_once
+from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["image_file", "load_npz"]
 
@@ -76,7 +76,6 @@ def load_npz(
         rows = _rows(given, sizes, seed)
         notes = [sizes_note(sizes, given, seed, f"in {str(file)!r}"), *unused, *notes]
         parts = []
-        state = file.stat()
         for split in SPLITS:
             source, chosen = rows[split]
             name = names.images[source]
@@ -96,7 +95,7 @@ def load_npz(
                 f"{info.name}-{split}",
                 (len(chosen), *shape),
                 fill,
-                key=[str(file.resolve()), state.st_size, state.st_mtime_ns, seed],
+                key=[str(file.resolve()), *file_state(file), seed],
                 memory_limit=memory_limit,
                 cache_dir=cache_dir,
             )
@@ -262,37 +261,25 @@ def _all_labels(
     labels: dict[str, np.ndarray | None] = dict.fromkeys(given)
     notes = []
     for split, name in names.labels.items():
-        array = _labels(archive, name, given[split], names.images[split], file)
-        if array.ndim == 2 and array.shape[1] == 1:
-            # As Keras and MedMNIST have them.
-            array = array[:, 0]
-        if array.ndim == 1 and array.dtype.kind in "iub":
-            labels[split] = array.astype(np.int64)
+        # The header first: objects are never read.
+        with _named(name, file), _member(archive, name) as (_, header):
+            shape, _, dtype = header
+        if shape[:1] != (given[split],):
+            raise ValueError(
+                f"array {name!r} of '{file}' has shape {shape}; labels must be"
+                f" {given[split]}, one for each image of {names.images[split]!r}:"
+                " correct or remove them"
+            )
+        # Keras and MedMNIST have them as a column.
+        if shape[1:] in ((), (1,)) and dtype.kind in "iub":
+            with _named(name, file):
+                labels[split] = archive[name].reshape(-1).astype(np.int64)
         else:
             notes.append(
-                f"left out the labels {name!r}: they are {array.dtype} of shape"
-                f" {array.shape}, not one integer per image"
+                f"left out the labels {name!r}: they are {dtype} of shape {shape}, not"
+                " one integer per image"
             )
     return labels, notes
-
-
-def _labels(
-    archive: Any, name: str, num_images: int, images: str, file: Path
-) -> np.ndarray:
-    with _named(name, file):
-        labels = archive[name]
-    if not isinstance(labels, np.ndarray):
-        # NumPy gives the bytes of a member that is none of its own.
-        raise ValueError(
-            f"array {name!r} of '{file}' is no array: write the file again with"
-            " np.savez or np.savez_compressed"
-        )
-    if labels.shape[:1] != (num_images,):
-        raise ValueError(
-            f"array {name!r} of '{file}' has shape {labels.shape}; labels must be"
-            f" {num_images}, one for each image of {images!r}: correct or remove them"
-        )
-    return labels
 
 
 def _rows(

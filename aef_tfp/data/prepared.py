@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 
 from aef_tfp.data.registry import DatasetInfo
 from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
-from aef_tfp.data.storage import Facts, decode_once
+from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["load_prepared"]
 
@@ -29,7 +30,7 @@ def load_prepared(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Splits:
     """Reads a data set of TFDS; see `load_splits`."""
-    check_folder(data_dir)
+    check_folder(info, data_dir)
     builder = _prepared_builder(info, data_dir, download)
     names = {
         "train": info.train_split,
@@ -98,22 +99,63 @@ def _folder(data_dir: str | os.PathLike[str] | None) -> str | None:
     return os.path.expanduser(os.fspath(data_dir)) or os.curdir
 
 
-def check_folder(data_dir: str | os.PathLike[str] | None) -> None:
-    """Raises a FileNotFoundError if the user names a directory that is none.
+def check_folder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> None:
+    """Refuses a directory where a data set cannot or should not be; writes nothing.
 
-    A name that was mistyped would otherwise become an empty directory, or be filled.
+    Raises:
+        FileNotFoundError: If the user names a directory that is none. A name that was
+            mistyped would otherwise become an empty directory, or be filled.
+        ValueError: If it is none on this machine, or holds images of the user's own: a
+            preset was forgotten.
     """
     directory = _folder(data_dir)
-    # TFDS reads from the cloud, too.
-    if directory is None or "://" in directory or os.path.isdir(directory):
+    place = directory or os.environ.get("TFDS_DATA_DIR", "")
+    # A path has one slash where an address has two.
+    if re.match(r"\w\w+:/", place) and not os.path.isdir(place):
+        raise ValueError(
+            f"data sets are read from directories of this machine, got {place!r}: copy"
+            " what is there, and pass that directory with --data-dir (data_dir=...)"
+        )
+    if directory is None:
+        return
+    advice = "pass the directory of your TFDS data sets with --data-dir (data_dir=...)"
+    own = _own_images(Path(directory))
+    if own is not None:
+        kind = "npz" if own.name.lower().endswith(".npz") else "folder"
+        raise ValueError(
+            f"'{own}' is no data set of TFDS, which {info.name!r} is: name a preset of"
+            f" your own images, such as {kind}-aef-linear-32, or {advice}"
+        )
+    if os.path.isdir(directory):
         return
     found = f"there is no directory '{directory}'"
     if os.path.exists(directory):
         found = f"'{directory}' is a file, not a directory"
     raise FileNotFoundError(
-        f"{found}: pass the directory of your TFDS data sets with --data-dir"
-        " (data_dir=...), leave it out for TFDS's own, or make it first"
+        f"{found}: {advice}, leave it out for TFDS's own, or make it first"
     )
+
+
+def _own_images(place: Path) -> Path | None:
+    """A user's image or NumPy file: the place, in it, or in a folder in it.
+
+    None if there is anything of TFDS's, too.
+    """
+    from aef_tfp.data.image_files import EXTENSIONS
+
+    inside = itertools.chain(place.glob("[!.]*"), place.glob("[!.]*/[!.]*"))
+    endings = (*EXTENSIONS, ".npz")
+    for path in [place] if place.is_file() else inside:
+        # What TFDS has downloaded may be unprepared yet.
+        if path.parent == place / "downloads":
+            continue
+        if path.name.lower().endswith(endings) and path.is_file():
+            break
+    else:
+        return None
+    # Below the name of a data set, that of a configuration, if any, and the version.
+    of_tfds = ("*/*/dataset_info.json", "*/*/*/dataset_info.json", "downloads/manual")
+    return None if any(any(place.glob(name)) for name in of_tfds) else path
 
 
 def _default_folder() -> str:
@@ -183,7 +225,7 @@ def _prepare(builder: Any, info: DatasetInfo, directory: str, **options: Any) ->
         if not _is_prepared(builder):
             raise OSError(
                 f"cannot write data set {info.name!r} to {directory!r} ({error}):"
-                " pass a data_dir that can be written"
+                " pass a directory that can be written with --data-dir (data_dir=...)"
             ) from error
 
 
@@ -294,7 +336,10 @@ def _read(
                 builder.info.full_name,
                 os.fspath(builder.data_path),
                 split,
-                [(os.fspath(path), *_state(path)) for path in sorted(facts.filepaths)],
+                [
+                    (os.fspath(path), *file_state(path))
+                    for path in sorted(facts.filepaths)
+                ],
                 [info.num_levels, info.crop, info.transpose],
             ],
             memory_limit=memory_limit,
@@ -310,11 +355,6 @@ def _read(
         reason = f"{split}: {error.message}"
         raise _damaged(info, builder.data_path, reason) from error
     return Split(images=decoded.images, labels=decoded.labels), decoded.note
-
-
-def _state(path: Any) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns
 
 
 def _examples(builder: Any, info: DatasetInfo, split: str) -> Any:

@@ -90,6 +90,10 @@ class Splits:
     info: DatasetInfo
     notes: tuple[str, ...] = ()
 
+    def parts(self) -> dict[str, Split]:
+        """The splits by their names."""
+        return {name: getattr(self, name) for name in SPLITS}
+
 
 def drawn_sizes(
     given: Mapping[str, int], names: Mapping[str, str], whole: bool = False

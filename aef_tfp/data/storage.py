@@ -2,21 +2,32 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Decoded", "Facts", "decode_once", "default_cache_dir", "default_limit"]
+__all__ = [
+    "Decoded",
+    "Facts",
+    "decode_once",
+    "default_cache_dir",
+    "default_limit",
+    "file_state",
+]
 
 # Part of every key: another number when the same files decode to other pixels.
-_FORMAT = 1
+_FORMAT = 2
+
+# How the names of folders begin that are no entries yet.
+_UNFINISHED = ".unfinished-"
 
 Facts = dict[str, Any]
 
@@ -58,9 +69,29 @@ def default_limit() -> int:
 
 
 def default_cache_dir() -> Path:
-    """`aef_tfp` in `XDG_CACHE_HOME`, which is `~/.cache` by default."""
+    """`aef_tfp` in `XDG_CACHE_HOME`, which is `~/.cache` by default.
+
+    Raises:
+        OSError: If that is not set, and there is no home directory.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "aef_tfp"
+    try:
+        return Path(base).expanduser() / "aef_tfp"
+    except RuntimeError:
+        raise OSError(
+            f"there is no home directory for the cache in '{base}': set XDG_CACHE_HOME"
+            " to a folder (cache_dir=...)"
+        ) from None
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """What tells that a file was changed, for a key: its size and time."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        # A link to nothing: unreadable, like other files.
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
 
 
 def decode_once(
@@ -132,10 +163,14 @@ def decode_once(
 
 @contextlib.contextmanager
 def _becomes(entry: Path) -> Iterator[Path]:
-    """A new folder that gets the name `entry` if all goes well, else is deleted."""
+    """A new folder that gets the name `entry` if all goes well, else is deleted.
+
+    That of a process that was killed is deleted by the next one.
+    """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=entry.parent))
+        _remove_leftovers(entry.parent)
+        unfinished, lock = _new_folder(entry.parent)
     except OSError as error:
         raise OSError(
             f"cannot write the cache of decoded images to '{entry.parent}' ({error}):"
@@ -151,6 +186,35 @@ def _becomes(entry: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(lock)
+
+
+def _new_folder(parent: Path) -> tuple[Path, int]:
+    """A folder, and a descriptor that holds its lock until it is closed."""
+    while True:
+        path = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        path.mkdir()
+        # Until it is locked, it could be taken for a leftover: then for another one.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY)
+            # Some file systems have no locks: there, nothing is ever a leftover.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return path, lock
+            os.close(lock)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    for path in parent.glob(f"{_UNFINISHED}*"):
+        # Whoever writes it holds its lock.
+        with contextlib.suppress(OSError):
+            lock = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _size(num_bytes: int) -> str:

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.networks.counts import checked_count
+
 __all__ = [
     "check_fits_memory",
     "check_positive_scale",
     "checked_count",
     "checked_event_shape",
     "checked_seed",
+    "is_number",
     "shape_text",
     "type_text",
     "with_known_sides",
@@ -25,28 +28,25 @@ def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: If it is neither `(H, W, C)` nor `(n,)` with sides of at least 1.
     """
-    shape = tuple(event_shape)
-    if len(shape) not in (1, 3) or not all(
-        isinstance(side, (int, np.integer)) and side >= 1 for side in shape
-    ):
+    shape = tuple(np.atleast_1d(np.asarray(event_shape, object)))
+    are_sides = all(isinstance(side, (int, np.integer)) and side >= 1 for side in shape)
+    if not are_sides or np.ndim(event_shape) != 1 or len(shape) not in (1, 3):
+        hint = ""
+        if are_sides and np.ndim(event_shape) == 0:
+            hint = f"; a vector is ({event_shape},)"
+        elif are_sides and len(shape) == 2:
+            hint = f"; channels along one axis are ({shape[0]}, 1, {shape[1]})"
         raise ValueError(
             "event_shape must be (height, width, channels) or (n,) with sides of at "
-            f"least 1, got {event_shape!r}."
+            f"least 1, got {event_shape!r}{hint}."
         )
     return tuple(map(int, shape))
 
 
-def checked_count(name: str, value: Any, least: int = 1) -> int:
-    """Returns an integer argument after a check.
-
-    Raises:
-        ValueError: If `value` is not an integer of at least `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be an integer, got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
-    return int(value)
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number, and no boolean; NaN and infinity are."""
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "iuf"
 
 
 def checked_seed(value: Any, least: int = 0) -> int:

@@ -63,16 +63,21 @@ def clipping(optimizer: keras.Optimizer, norm: tf.Tensor) -> Callable[[list], li
     def clip_one(gradient: Any) -> Any:
         if gradient is None:
             return None
-        if of_each:
+        if _limits(of_each, gradient):
             return tf.clip_by_norm(gradient, of_each)
         return tf.clip_by_value(gradient, -value, value) if value else gradient
 
     def clip(gradients: list) -> list:
-        if most:
+        if _limits(most, norm):
             return tf.clip_by_global_norm(gradients, most, use_norm=norm)[0]
         return [clip_one(gradient) for gradient in gradients]
 
     return clip
+
+
+def _limits(most: float | None, value: tf.Tensor) -> bool:
+    """Whether a norm is limited: TensorFlow multiplies by an infinite limit."""
+    return most is not None and 0.0 < most <= float(value.dtype.max)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ __all__ = [
     "in_batches",
     "in_tuples",
     "refuse_masked",
+    "refuse_not_dense",
     "unpack_batch",
 ]
 
@@ -39,6 +40,23 @@ def refuse_masked(x: Any) -> None:
         raise ValueError(
             f"Events must be whole, got {np.ma.count_masked(x)} masked values; fill "
             "them in, x.filled(value), or leave these events out."
+        )
+
+
+def refuse_not_dense(name: str, x: Any) -> None:
+    """Refuses tensors that NumPy and networks do not take.
+
+    Args:
+        name: What the message calls them.
+        x: Anything.
+
+    Raises:
+        ValueError: If it is ragged or sparse.
+    """
+    if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
+        raise ValueError(
+            f"{name} must be a dense array, got a {type(x).__name__}; bring them to "
+            "one shape, and call x.to_tensor() or tf.sparse.to_dense(x)."
         )
 
 

@@ -27,20 +27,23 @@ _ALGORITHM = "philox"
 _NUMBERS_PER_COUNT = 4
 
 
-def stateless_seed(seed: int | tf.Tensor | None) -> tf.Tensor:
+def stateless_seed(seed: Any) -> tf.Tensor:
     """Returns the `[2]` seed of TensorFlow's stateless operations.
 
     Args:
         seed: Any integer of 64 bits, also as a tensor; None draws one from NumPy's
             global generator, which `keras.utils.set_random_seed` seeds, or, in a graph,
-            from TensorFlow's whenever the graph runs. One of `starting_at` is returned
-            as it is: who evaluates a set in batches gives each its place in the set.
+            from TensorFlow's whenever the graph runs. A stateless one, a pair, or one
+            of `starting_at`, is returned as it is: who evaluates a set in batches gives
+            each its place in the set.
 
     Raises:
         ValueError: If it is no such integer.
     """
+    if isinstance(seed, (tuple, list, np.ndarray)):
+        seed = tf.convert_to_tensor(seed)
     if isinstance(seed, tf.Tensor) and seed.dtype.is_integer:
-        if seed.shape == [3]:
+        if seed.shape in ([2], [3]):
             return seed
         if seed.shape == []:
             return tf.bitcast(tf.cast(seed, tf.int64), tf.int32)

@@ -88,14 +88,8 @@ def _answer_of_model(model: EventModel, endpoint: Endpoint, values: dict) -> Any
 
 
 def _example_inputs(model: EventModel, endpoint: Endpoint) -> dict[str, Any]:
-    examples = {
-        "num_steps": 5,
-        "num_samples": 4,
-        "temperature": 0.85,
-        "seed": 2**40 + 7,
-    }
     return {
-        name: examples[name]
+        name: _EXAMPLES[name]
         if spec.shape.rank == 0
         else _example_array(model, spec, seed=index)
         for index, (name, spec) in enumerate(endpoint.inputs.items())

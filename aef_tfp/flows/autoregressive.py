@@ -8,10 +8,11 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors import IDENTITY_PARAMETERS, MaskedAutoregressive
 from aef_tfp.flows.base import Flow, build_for, checked_flow, naming
-from aef_tfp.flows.checks import check_flow_of_user, takes
+from aef_tfp.flows.checks import check_flow_of_user, check_takes_vectors, takes
 from aef_tfp.flows.compositions import Inverted, Stack
 from aef_tfp.flows.elementary import ActNorm, Identity, Reverse
 from aef_tfp.networks import MADE
+from aef_tfp.networks.counts import checked_count
 from aef_tfp.networks.expansion import Expandable
 
 __all__ = ["IAF", "MAF", "Autoregressive", "get"]
@@ -51,6 +52,11 @@ class Autoregressive(Flow):
         self.built = True
 
     @property
+    def event_size(self) -> int:
+        """Number of entries d."""
+        return self.made.event_size
+
+    @property
     def bijector(self) -> MaskedAutoregressive:
         """Parallel in `inverse`, incremental in `forward`."""
         return MaskedAutoregressive(self.made)
@@ -59,7 +65,7 @@ class Autoregressive(Flow):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "event_size": self.made.event_size,
+            "event_size": self.event_size,
             "hidden_units": self.made.hidden_units,
             "num_blocks": self.made.num_blocks,
         }
@@ -83,6 +89,9 @@ class MAF(Expandable, Flow):
         num_blocks: Residual blocks of each MADE.
         **kwargs: As in every Keras layer.
 
+    Raises:
+        ValueError: If a number is no integer of at least 1 (`num_blocks`: 0).
+
     Example:
         >>> flow = MAF(event_size=8)
         >>> flow.bijector.inverse(tf.zeros([16, 8])).shape
@@ -100,10 +109,10 @@ class MAF(Expandable, Flow):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.event_size = event_size
-        self.num_layers = num_layers
-        self.hidden_units = hidden_units
-        self.num_blocks = num_blocks
+        self.event_size = checked_count("event_size", event_size)
+        self.num_layers = checked_count("num_layers", num_layers)
+        self.hidden_units = checked_count("hidden_units", hidden_units)
+        self.num_blocks = checked_count("num_blocks", num_blocks, least=0)
         flows: list[Flow] = []
         options = {"dtype": self.dtype_policy}
         with naming(self):
@@ -188,18 +197,21 @@ def get(
         name: Name of a flow built here.
 
     Raises:
-        ValueError: If the identifier is none of these, or a flow of another dtype.
+        ValueError: If the identifier is none of these, or a flow of another dtype or
+            size, or one that does not map all real numbers to such.
     """
-    if identifier in (None, "none"):
+    kind = identifier if isinstance(identifier, str) else None
+    if identifier is None or kind == "none":
         return Identity(dtype=dtype, name=name)
-    if identifier == "maf":
+    if kind == "maf":
         return MAF(event_size, dtype=dtype, name=name)
-    if identifier == "iaf":
+    if kind == "iaf":
         return IAF(event_size, dtype=dtype, name=name)
     flow = checked_flow(identifier)
     if type(flow).build is not keras.layers.Layer.build:
         # Its weights may come only then.
         build_for(flow, (None, event_size))
+    check_takes_vectors(flow, event_size)
     wanted = None if dtype is None else keras.dtype_policies.get(dtype).variable_dtype
     if wanted not in (None, flow.variable_dtype) and not takes(
         flow, event_size, wanted

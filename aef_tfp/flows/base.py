@@ -13,6 +13,7 @@ from tensorflow_probability import bijectors as tfb
 from aef_tfp.networks.batching import density_dtype
 from aef_tfp.networks.expansion import Expandable
 from aef_tfp.networks.switch import Switch
+from aef_tfp.networks.tracking import InCheckpoints
 
 __all__ = [
     "Flow",
@@ -37,7 +38,7 @@ def are_kept(is_set: bool) -> bool:
     return bool(_KEEPS) and is_set
 
 
-class Flow(keras.layers.Layer):
+class Flow(InCheckpoints, keras.layers.Layer):
     """A Keras layer with a bijector (abstract).
 
     A subclass creates its weights when it is constructed, or in `build`, and returns
@@ -126,6 +127,6 @@ def checked_flow(flow: Any) -> Any:
     if not isinstance(flow, keras.layers.Layer) or not has_bijector:
         raise ValueError(
             "A flow must be 'maf', 'iaf', 'none' or a Keras layer with a `bijector` "
-            f"attribute, got {flow!r}."
+            f"attribute, got {repr(flow).partition(chr(10))[0]}."
         )
     return flow

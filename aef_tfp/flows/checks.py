@@ -8,11 +8,18 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors.vectors import VectorBijector
 from aef_tfp.flows.compositions import Inverted, Stack
+from aef_tfp.flows.elementary import ActNorm, PixelSquash
 from aef_tfp.networks.advice import refuse_half_precision
 from aef_tfp.networks.batching import with_flat_batch
 from aef_tfp.networks.mode import layers_in_mode, run_in_mode
 
-__all__ = ["bijector_of", "check_flow_of_user", "is_of_user", "takes"]
+__all__ = [
+    "bijector_of",
+    "check_flow_of_user",
+    "check_takes_vectors",
+    "is_of_user",
+    "takes",
+]
 
 
 # Of the way there and back, for standard normal numbers in single precision.
@@ -25,11 +32,18 @@ def is_of_user(flow: keras.layers.Layer) -> bool:
 
 
 def _of_user_in(flow: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return [
+        part
+        for part in _parts_of(flow)
+        if not type(part).__module__.startswith("aef_tfp.")
+    ]
+
+
+def _parts_of(flow: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """What stacks and inverted flows are made of."""
     if isinstance(flow, Stack):
-        return [part for one in flow.flows for part in _of_user_in(one)]
-    if isinstance(flow, Inverted):
-        return _of_user_in(flow.flow)
-    return [] if type(flow).__module__.startswith("aef_tfp.") else [flow]
+        return [part for one in flow.flows for part in _parts_of(one)]
+    return _parts_of(flow.flow) if isinstance(flow, Inverted) else [flow]
 
 
 def bijector_of(flow: keras.layers.Layer) -> tfb.Bijector:
@@ -41,6 +55,35 @@ def bijector_of(flow: keras.layers.Layer) -> tfb.Bijector:
         return with_flat_batch(function, x, event_ndims=1)
 
     return VectorBijector(flow.bijector, flatten, layers_in_mode)
+
+
+def check_takes_vectors(flow: keras.layers.Layer, event_size: int) -> None:
+    """Refuses a flow of this package that is none over real vectors of a size.
+
+    Args:
+        flow: A layer with a `.bijector`.
+        event_size: Number of their entries.
+
+    Raises:
+        ValueError: If it is for another size, or squashes what it gives.
+    """
+    # One of the user's may reshape vectors, for flows within that are of other sizes.
+    reshapes = is_of_user(flow)
+    for part in _parts_of(flow):
+        if isinstance(part, PixelSquash):
+            raise ValueError(
+                f"The flow {flow.name!r} must map all real numbers to real numbers, "
+                f"got a PixelSquash ({part.name!r}), which maps to (0, 1); leave it "
+                "out."
+            )
+        is_norm = isinstance(part, ActNorm)
+        size = part.size if is_norm else getattr(part, "event_size", None)
+        if size not in (None, event_size) and not reshapes:
+            raise ValueError(
+                f"The flow {flow.name!r} must take vectors of {event_size} entries, "
+                f"got one for {size} ({type(part).__name__} {part.name!r}); build it "
+                f"for {event_size}."
+            )
 
 
 def takes(flow: keras.layers.Layer, event_size: int, dtype: str) -> bool:

@@ -7,6 +7,7 @@ from tensorflow_probability import bijectors as tfb
 
 from aef_tfp.bijectors import FeatureAffine, PixelLogit
 from aef_tfp.flows.base import Flow, are_kept
+from aef_tfp.networks.counts import checked_count
 
 __all__ = ["ActNorm", "Identity", "PixelSquash", "Reverse"]
 
@@ -24,12 +25,15 @@ class ActNorm(Flow):
         size: Size of the last axis.
         **kwargs: As in every Keras layer.
 
+    Raises:
+        ValueError: If `size` is no integer of at least 1.
+
     Reference: Kingma and Dhariwal, Glow (arXiv:1807.03039).
     """
 
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
-        self.size = size
+        self.size = size = checked_count("size", size)
         self.log_scale = self.add_weight(
             name="log_scale", shape=(size,), initializer="zeros"
         )
@@ -127,11 +131,14 @@ class Reverse(Flow):
     Args:
         event_size: Number of entries.
         **kwargs: As in every Keras layer.
+
+    Raises:
+        ValueError: If `event_size` is no integer of at least 1.
     """
 
     def __init__(self, event_size: int, **kwargs):
         super().__init__(**kwargs)
-        self.event_size = event_size
+        self.event_size = checked_count("event_size", event_size)
         self.built = True
 
     @property

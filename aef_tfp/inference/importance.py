@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.engine.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.arguments import check_fits_memory, checked_count, is_number
 from aef_tfp.engine.noise import fold_seed, normal_noise, starting_at, stateless_seed
 from aef_tfp.inference.laplace import Laplace, laplace_approximation
 
@@ -48,12 +48,13 @@ class ImportanceEstimate:
 
     Args:
         log_sums: Log of the sum of each repeat's weights, `[num_repeats, batch]`.
-        log_square_sum: Log of the sum of all squared weights, `[batch]`.
+        effective_sample_size: (sum v)^2 / sum v^2 of all weights, `[batch]`, from 1 to
+            R K.
         num_samples: K, weights per repeat.
     """
 
     log_sums: tf.Tensor
-    log_square_sum: tf.Tensor
+    effective_sample_size: tf.Tensor
     num_samples: int
 
     @property
@@ -70,12 +71,6 @@ class ImportanceEstimate:
         """
         total = float(np.log(self.num_repeats * self.num_samples))
         return tf.reduce_logsumexp(self.log_sums, axis=0) - total
-
-    @property
-    def effective_sample_size(self) -> tf.Tensor:
-        """(sum v)^2 / sum v^2 of all weights, `[batch]`, from 1 to R K."""
-        log_sum = tf.reduce_logsumexp(self.log_sums, axis=0)
-        return tf.exp(2.0 * log_sum - self.log_square_sum)
 
     @property
     def paper_log_prob_without_log_k(self) -> tf.Tensor:
@@ -105,16 +100,22 @@ def gather_weights(
         samples_per_pass: Samples of one call of `log_weights` at most.
         log_det: Added to every log weight, `[batch]`.
     """
-    log_sums, log_square_sum = [], None
+    log_sums = []
+    log_total: Any = None
+    log_square_sum: Any = None
     for seeds in repeats:
         log_sum = None
         for start in range(0, num_samples, samples_per_pass):
             values = log_weights(seeds[start : start + samples_per_pass]) + log_det
             log_sum = _added(log_sum, tf.reduce_logsumexp(values, axis=0))
+            # What is left of 1e5 nats, less as many, has no digit in single precision.
+            values = tf.cast(values, tf.float64)
+            log_total = _added(log_total, tf.reduce_logsumexp(values, axis=0))
             square = tf.reduce_logsumexp(2.0 * values, axis=0)
             log_square_sum = _added(log_square_sum, square)
         log_sums.append(log_sum)
-    return ImportanceEstimate(tf.stack(log_sums), log_square_sum, num_samples)
+    size = tf.cast(tf.exp(2.0 * log_total - log_square_sum), log_det.dtype)
+    return ImportanceEstimate(tf.stack(log_sums), size, num_samples)
 
 
 def _added(total: tf.Tensor | None, value: tf.Tensor) -> tf.Tensor:
@@ -163,7 +164,8 @@ def importance_estimate(
     check_proposal(proposal)
     if proposal_scale is None:
         proposal_scale = model.proposal_scale(proposal)
-    scale = tf.constant(checked_scale(proposal_scale), model.events.dtype)
+    dtype = model.events.dtype
+    scale = tf.constant(checked_scale(proposal_scale, dtype), dtype)
     x = model.events.checked(x, density=True)
     whole = starting_at(stateless_seed(seed), 0)
     first = whole[2]
@@ -197,7 +199,7 @@ def importance_estimate(
         )
     return ImportanceEstimate(
         tf.concat([part.log_sums for part in parts], axis=-1),
-        tf.concat([part.log_square_sum for part in parts], axis=0),
+        tf.concat([part.effective_sample_size for part in parts], axis=0),
         num_samples,
     )
 
@@ -231,7 +233,8 @@ def estimate_of_preprocessed(
     # A graph that does not know how many events it gets takes a sample at a time.
     if y.shape[0] is not None:
         samples_per_pass = max(1, latents_per_pass // max(1, y.shape[0]))
-    if proposal == "encoder":
+    # Nothing is fitted to no events.
+    if proposal == "encoder" or y.shape[0] == 0:
         fitted = model._encoder_proposal(y)
     else:
         encoder_scale = tf.constant(model.proposal_scale("encoder"), y.dtype)
@@ -291,8 +294,11 @@ def check_proposal(proposal: str) -> None:
         raise ValueError(f"proposal must be 'encoder' or 'laplace', got {proposal!r}.")
 
 
-def checked_scale(scale: float) -> float:
-    """Returns a proposal's scale after a check."""
-    if not (np.isfinite(scale) and scale > 0.0):
-        raise ValueError(f"proposal_scale must be a positive number, got {scale!r}.")
+def checked_scale(scale: Any, dtype: str) -> float:
+    """Returns a proposal's scale after a check; it counts as a number of a dtype."""
+    limits = np.finfo(dtype)
+    if not (is_number(scale) and limits.tiny <= scale <= limits.max):
+        raise ValueError(
+            f"proposal_scale must be a positive number, got {scale!r} (in {dtype})."
+        )
     return float(scale)

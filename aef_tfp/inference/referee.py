@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -49,8 +49,7 @@ _QUARTILES = 1.349
 _TUNING, _FORWARD, _BACKWARD, _LATENTS, _DEVIATIONS, _PROPOSALS = range(6)
 
 
-@dataclasses.dataclass(frozen=True)
-class AnnealedEstimate:
+class AnnealedEstimate(NamedTuple):
     """A bound of log p(x) from annealed chains, for each event.
 
     Args:
@@ -111,7 +110,7 @@ def annealed_log_prob(
 
     On average it is a lower bound, which tightens with the number of steps, and of
     chains. It is what to hold against `importance_estimate`: whether that one's
-    proposal covers the posterior is of no matter here. It takes (T + 1) (L + 1) C
+    proposal covers the posterior is of no matter here. It takes T (L + 1) (C + 4)
     evaluations per event with a gradient, so it is for tens or hundreds of events.
 
     Step sizes are found for each event and beta by four chains of other noise, and
@@ -159,7 +158,7 @@ def annealed_log_prob(
         sizes = paths.step_sizes(y, place)
         parts.append(paths.lower(y, sizes, log_det, place))
         start += count
-    return _joined(parts)
+    return joined(parts)
 
 
 def sandwich(
@@ -232,7 +231,7 @@ def sandwich(
         start += count
     events, lower_parts, upper_parts, others = zip(*parts, strict=True)
     return Sandwich(
-        joined(events), _joined(lower_parts), _joined(upper_parts), joined(others)
+        joined(events), joined(lower_parts), joined(upper_parts), joined(others)
     )
 
 
@@ -437,11 +436,4 @@ def _estimate(log_weights, log_det, acceptance, sign) -> AnnealedEstimate:
         sign * tf.cast(log_mean, log_det.dtype) + log_det,
         tf.cast(tf.exp(2.0 * log_sum - log_square_sum), log_det.dtype),
         tf.reduce_mean(acceptance, axis=1),
-    )
-
-
-def _joined(parts: Sequence[AnnealedEstimate]) -> AnnealedEstimate:
-    names = [field.name for field in dataclasses.fields(AnnealedEstimate)]
-    return AnnealedEstimate(
-        **{name: joined([getattr(part, name) for part in parts]) for name in names}
     )

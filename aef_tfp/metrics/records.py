@@ -11,15 +11,20 @@ from aef_tfp.records import Record
 __all__ = ["records_of_means"]
 
 
-def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Record]:
+def records_of_means(
+    values: Mapping[str, np.ndarray], *, takes_infinite: bool = False, **facts: Any
+) -> list[Record]:
     """Returns a record of the mean of each array, with its standard error.
 
     Args:
         values: Values per image, `[n]` each, by the names of the records; n at least 2.
+        takes_infinite: Whether values may be infinite, where they are compared and
+            their mean says nothing.
         **facts: The other fields of `Record`.
 
     Raises:
-        ValueError: If there are fewer than 2 values, or some are not finite.
+        ValueError: If there are fewer than 2 values, or some are NaN, or infinite and
+            not taken.
     """
     records = []
     for name, array in values.items():
@@ -29,13 +34,17 @@ def records_of_means(values: Mapping[str, np.ndarray], **facts: Any) -> list[Rec
                 f"{name} must be a mean over at least 2 images, got {len(array)}; one "
                 "has no standard error."
             )
-        if not np.isfinite(array).all():
+        bad = np.isnan(array) if takes_infinite else ~np.isfinite(array)
+        if bad.any():
+            places = np.flatnonzero(bad)
+            which = ", ".join(map(str, places[:5])) + ", ..." * (len(places) > 5)
             raise ValueError(
-                f"{name} is not finite for {np.count_nonzero(~np.isfinite(array))} of "
-                f"{len(array)} images; see what is special about them before leaving "
-                "them out."
+                f"{name} is not finite for {len(places)} of {len(array)} images "
+                f"(counted from 0: {which}); see what is special about them before "
+                "leaving them out."
             )
-        error = float(array.std(ddof=1) / math.sqrt(len(array)))
+        with np.errstate(invalid="ignore"):
+            error = float(array.std(ddof=1) / math.sqrt(len(array)))
         records.append(
             Record(
                 name=name,

@@ -10,10 +10,12 @@ from aef_tfp.engine.arguments import (
     check_fits_memory,
     check_positive_scale,
     checked_count,
+    is_number,
     shape_text,
     type_text,
     with_known_sides,
 )
+from aef_tfp.engine.examples import refuse_not_dense
 from aef_tfp.engine.tracing import traced
 from aef_tfp.models.mixin import Mixin
 from aef_tfp.networks import (
@@ -61,7 +63,7 @@ class Autoencoding(Mixin):
         if initial_raw_scale is None:
             # With many layers, the paper's code starts from wider deviations.
             initial_raw_scale = 1.0 if decoder == "residual" else 0.0
-        if not np.isfinite(initial_raw_scale):
+        if not (is_number(initial_raw_scale) and np.isfinite(initial_raw_scale)):
             raise ValueError(
                 "initial_raw_scale must be a finite number or None, got "
                 f"{initial_raw_scale!r}."
@@ -174,6 +176,7 @@ class Autoencoding(Mixin):
         return in_passes(self._decode_latents, z, self._latents_per_pass)
 
     def _checked_latents(self, latents: Any) -> tf.Tensor:
+        refuse_not_dense("Latents", latents)
         z = latents if tf.is_tensor(latents) else np.asarray(latents)
         dtype = tf.as_dtype(z.dtype)
         if not (dtype.is_floating or dtype.is_integer):
@@ -200,8 +203,7 @@ class Autoencoding(Mixin):
             x: As in `encode`.
         """
         x = self.events.checked(x)
-        size = min(self._events_per_pass, self._latents_per_pass)
-        return in_passes(self._reconstruct, x, size)
+        return in_passes(self._reconstruct, x, self._events_per_pass)
 
     def interpolate(self, start: Any, end: Any, num_steps: int = 8) -> tf.Tensor:
         """Decodes straight lines between the latents of pairs of events.
@@ -277,7 +279,10 @@ class Autoencoding(Mixin):
 
     @property
     def _events_per_pass(self) -> int:
-        return events_per_pass(self.encoder.network, self.event_shape)
+        # A density decodes what it has encoded, and samples of a partitioned model are
+        # encoded when they have been decoded.
+        encoded = events_per_pass(self.encoder.network, self.event_shape)
+        return min(encoded, self._latents_per_pass)
 
     @property
     def _latents_per_pass(self) -> int:

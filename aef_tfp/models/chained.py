@@ -103,11 +103,6 @@ class Chained(Autoencoding, Density):
         # Constant log-determinants come without a batch axis.
         return {name: value + zero for name, value in terms.items()}
 
-    @property
-    def _samples_per_pass(self):
-        # A partitioned model encodes what it has decoded.
-        return min(self._events_per_pass, self._latents_per_pass)
-
     def _generate(self, num_samples, temperature, with_deviations, seed):
         seeds = split_seed(seed, 2)
         base = temperature * self._noise(num_samples, self.latent_dim, seeds[0])
@@ -123,7 +118,9 @@ class Chained(Autoencoding, Density):
         return self.chain.latents(core, self.chain.shell.of_event(y))
 
     def _adapt_flows(self, y):
-        core, _ = self._core_of(y, stateless_seed(self.seed))
+        # As in a step: the events were dequantized under the seed itself.
+        seed = fold_seed(stateless_seed(self.seed), 0)
+        core, _ = self._core_of(y, seed)
         shell = self.chain.shell.of_event(y)
         z = self.chain.adapt(core, shell, self._events_per_pass)
         self._check_scales(y, z)

@@ -5,7 +5,7 @@ from typing import Any
 from aef_tfp.models.files import constructor_arguments
 from aef_tfp.models.frozen import freeze, frozen_layers
 
-__all__ = ["copy_part", "with_parts_of"]
+__all__ = ["check_has_parts", "copy_part", "with_parts_of"]
 
 # What is not the same in another kind of model.
 _OWN = {
@@ -28,6 +28,15 @@ def copy_part(ours: Any, theirs: Any) -> None:
     """
     ours.set_weights(theirs.get_weights())
     freeze(ours, frozen_layers(theirs))
+
+
+def check_has_parts(other: Any) -> None:
+    """Raises a TypeError unless a model's parts serve a VAE and an expanded AEF."""
+    if not getattr(other, "estimates", False):
+        raise TypeError(
+            "from_vae and from_aef take a VAE, an IWAE or an ExpandedAEF, got "
+            f"{type(other).__name__}."
+        )
 
 
 def with_parts_of(cls: Any, other: Any, **arguments: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from aef_tfp.engine.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.arguments import check_fits_memory, checked_count, is_number
 from aef_tfp.engine.noise import normal_noise, starting_at, stateless_seed
 from aef_tfp.engine.tracing import traced
 from aef_tfp.models.bits import bits_per_dim
@@ -71,9 +71,7 @@ class Density(Mixin):
             ValueError: If a number is out of its range.
         """
         checked_count("num_samples", num_samples)
-        number = np.asarray(temperature)
-        is_number = number.ndim == 0 and number.dtype.kind in "iuf"
-        if not (is_number and 0.0 <= number < np.inf):
+        if not (is_number(temperature) and 0.0 <= temperature < np.inf):
             raise ValueError(
                 "temperature must be a finite number of at least 0, got "
                 f"{temperature!r}."

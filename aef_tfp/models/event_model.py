@@ -1,7 +1,6 @@
 """What every model has: events, preprocessing, and noise on them."""
 
 import inspect
-import numbers
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -9,9 +8,10 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common.variables import AutocastScope
 
 from aef_tfp import flows
-from aef_tfp.engine.arguments import checked_event_shape
+from aef_tfp.engine.arguments import checked_event_shape, is_number
 from aef_tfp.engine.examples import first_examples
 from aef_tfp.engine.noise import (
     fold_seed,
@@ -31,6 +31,7 @@ from aef_tfp.models.paths import name_weights
 from aef_tfp.networks.advice import refuse_shared
 from aef_tfp.networks.batching import events_per_pass, joined, passes
 from aef_tfp.networks.expansion import expanding
+from aef_tfp.networks.tracking import InCheckpoints
 
 __all__ = ["DENOISING_TARGETS", "EventModel"]
 
@@ -40,7 +41,7 @@ DENOISING_TARGETS = ("noisy", "clean")
 _CORRUPTION = 2**31
 
 
-class EventModel(Intake, Files, LikelihoodTrainer):
+class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
     """A model of images or vectors that trains through `fit` (abstract).
 
     What a kind of model can do, it says by itself: `encodes`, `samples`, `estimates`
@@ -105,7 +106,16 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         dtype: Any = None,
     ):
         super().__init__(seed=seed, name=name, dtype=dtype)
+        # It may have been set since this package was imported.
+        data_format = keras.config.image_data_format()
+        if data_format != "channels_last":
+            raise ValueError(
+                "events have their channels last, got image_data_format "
+                f"{data_format!r} of Keras; call "
+                "keras.config.set_image_data_format('channels_last')."
+            )
         # Half precision has too few digits for events; networks cast for themselves.
+        # Of this Keras takes notice in a scope alone: see `__call__`.
         self.autocast = False
         policy = self.dtype_policy
         if "float16" in (policy.compute_dtype, policy.variable_dtype.removeprefix("b")):
@@ -152,8 +162,7 @@ class EventModel(Intake, Files, LikelihoodTrainer):
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "noise_std":
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not is_number or not 0.0 <= value < np.inf:
+            if not (is_number(value) and 0.0 <= value < np.inf):
                 raise ValueError(
                     f"noise_std must be a finite number of at least 0, got {value!r}."
                 )
@@ -204,6 +213,11 @@ class EventModel(Intake, Files, LikelihoodTrainer):
         name_weights({name: layer for name, (layer, _) in parts.items()})
         self.built = True
 
+    def __call__(self, *args, **kwargs):
+        """Reconstructs events, or maps them to the base; see `call`."""
+        with AutocastScope(None):
+            return super().__call__(*args, **kwargs)
+
     def summary(self, *args, expand_nested: bool = False, **kwargs):
         """Prints what the model is made of; arguments as in `keras.Model.summary`.
 
@@ -248,7 +262,7 @@ class EventModel(Intake, Files, LikelihoodTrainer):
             seed: Seed of the noise, an integer, or stateless, `[2]`; None takes the
                 middle of each level.
         """
-        seed = stateless_seed(seed) if isinstance(seed, int) else seed
+        seed = None if seed is None else stateless_seed(seed)
         return self.events.dequantize(x, seed)
 
     def corrupt(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:

@@ -15,7 +15,7 @@ from aef_tfp.engine.arguments import (
     type_text,
     with_known_sides,
 )
-from aef_tfp.engine.examples import refuse_masked
+from aef_tfp.engine.examples import refuse_masked, refuse_not_dense
 from aef_tfp.engine.noise import uniform_noise
 from aef_tfp.models.units import (
     boundary_share,
@@ -251,10 +251,12 @@ class EventSpec:
         elif x.dtype.kind == "f":
             phrases = constant_columns(x)
         for phrase in phrases:
+            is_one = phrase.startswith("column ")
+            its, it = ("its", "it") if is_one else ("their", "them")
             warnings.warn(
-                f"{name}: {phrase}, so their density has no bound and the likelihood "
-                "means nothing there; leave them out, or add noise of the size of "
-                "their measuring error.",
+                f"{name}: {phrase}, so {its} density has no bound and the likelihood "
+                f"means nothing there; leave {it} out, or add noise of the size of "
+                f"{its} measuring error.",
                 stacklevel=3,
             )
 
@@ -280,6 +282,7 @@ class EventSpec:
         Raises:
             ValueError: If they do not fit, in one line.
         """
+        refuse_not_dense("Events", x)
         refuse_masked(x)
         given, x = x, np.asarray(x)
         # Of the half precision types, NumPy knows but one.
@@ -350,6 +353,8 @@ class EventSpec:
         Raises:
             ValueError: If they do not fit, in one line.
         """
+        if isinstance(x, (tf.Variable, keras.Variable)):
+            x = tf.convert_to_tensor(x)
         if isinstance(x, tf.Tensor) and not isinstance(x, tf.__internal__.EagerTensor):
             self.check_shape(x.shape)
             return with_known_sides(x, self.shape)

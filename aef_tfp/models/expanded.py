@@ -7,15 +7,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aef_tfp.engine.arguments import is_number
 from aef_tfp.engine.noise import fold_seed, standard_normal
 from aef_tfp.models.availability import available_if
-from aef_tfp.models.copying import copy_part, with_parts_of
+from aef_tfp.models.copying import check_has_parts, copy_part, with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.marginal import Marginal
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision, refuse_random
-from aef_tfp.networks.batching import build_for_batches, in_passes
+from aef_tfp.networks.batching import build_for_batches, events_per_pass, in_passes
 from aef_tfp.networks.mode import call_network
 
 __all__ = ["ExpandedAEF"]
@@ -105,6 +106,8 @@ class ExpandedAEF(Marginal, EventModel):
         "log_prob": "use marginal_log_prob(x, num_samples) for an estimate of "
         "log p(x), or joint_log_prob(x) for the training objective log p(x, h(x)), "
         "which is not a likelihood of x (with expansion noise: elbo(x), a bound).",
+        "distribution": "its likelihood is an integral: marginal_log_prob(x, "
+        "num_samples) estimates it; pair_distribution is that of x and h(x).",
         "elbo": "its objective is joint_log_prob(x), without expansion noise.",
         "joint_log_prob": "its objective is elbo(x), with expansion noise.",
     }
@@ -145,9 +148,8 @@ class ExpandedAEF(Marginal, EventModel):
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
         self._make_pair(prior_flow, core_flow, proposal_scales)
-        is_number = isinstance(expansion_noise, (int, float, np.number))
-        is_number = is_number and not isinstance(expansion_noise, bool)
-        if not is_number or not 0.0 <= expansion_noise <= _LARGEST_NOISE:
+        is_right = is_number(expansion_noise)
+        if not is_right or not 0.0 <= expansion_noise <= _LARGEST_NOISE:
             raise ValueError(
                 f"expansion_noise must be a number from 0 to {_LARGEST_NOISE:g}, got "
                 f"{expansion_noise!r}; 0.1 to 0.3 is usual."
@@ -206,11 +208,15 @@ class ExpandedAEF(Marginal, EventModel):
             expansion: As in the constructor.
             expansion_noise: As in the constructor.
 
+        Raises:
+            TypeError: If the model has no such parts.
+
         Example:
             >>> aef = ExpandedAEF.from_vae(vae)
             >>> aef.compile(keras.optimizers.Adam(1e-3))
             >>> history = aef.fit(images)
         """
+        check_has_parts(vae)
         core_flow = keras.saving.serialize_keras_object(vae.core_flow)
         core_flow["config"]["name"] = "core_flow"
         model = with_parts_of(
@@ -301,6 +307,11 @@ class ExpandedAEF(Marginal, EventModel):
         log_normal = standard_normal(self.latent_dim, y.dtype).log_prob(epsilon)
         log_q = log_normal - self.latent_dim * float(np.log(self.expansion_noise))
         return features + self.expansion_noise * epsilon, {"expansion_noise": -log_q}
+
+    @property
+    def _events_per_pass(self):
+        expanded = events_per_pass(self.expansion, self.event_shape)
+        return min(super()._events_per_pass, expanded)
 
     def _default_scale(self, proposal):
         if proposal == "laplace":

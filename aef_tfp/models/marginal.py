@@ -1,5 +1,6 @@
 """Models whose likelihood is an integral over latents, and estimated."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +43,13 @@ class Marginal(Chained):
         """Makes the chain of a constructor's arguments, and keeps tuned scales."""
         self._make_chain(prior_flow, core_flow, WholeShell(self.event_shape))
         self.proposal_scales: dict[str, float] = {}
-        for proposal, scale in (proposal_scales or {}).items():
+        proposal_scales = {} if proposal_scales is None else proposal_scales
+        if not isinstance(proposal_scales, Mapping):
+            raise ValueError(
+                "proposal_scales must be a dictionary of 'encoder' and 'laplace', got "
+                f"{proposal_scales!r}."
+            )
+        for proposal, scale in proposal_scales.items():
             self.set_proposal_scale(proposal, scale)
 
     @property
@@ -101,7 +108,7 @@ class Marginal(Chained):
             ValueError: If the proposal is unknown or the scale is not positive.
         """
         check_proposal(proposal)
-        self.proposal_scales[proposal] = checked_scale(scale)
+        self.proposal_scales[proposal] = checked_scale(scale, self.events.dtype)
 
     def marginal_log_prob(
         self,

@@ -10,7 +10,11 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import Partition, partition_mask
 from aef_tfp.bijectors.reuse import chain
-from aef_tfp.engine.arguments import checked_count, checked_event_shape
+from aef_tfp.engine.arguments import (
+    checked_count,
+    checked_event_shape,
+    checked_seed,
+)
 from aef_tfp.models.chain import PartialShell
 from aef_tfp.models.chained import Chained
 from aef_tfp.models.density import Exact
@@ -111,7 +115,9 @@ class PartitionedAEF(Exact, Chained, EventModel):
     ):
         event_shape = checked_event_shape(event_shape)
         checked_count("latent_dim", latent_dim)
+        seed = checked_seed(seed)
         mask = partition_mask(partition, event_shape, latent_dim, seed=seed)
+        mask.setflags(write=False)
         super().__init__(
             event_shape,
             num_levels=num_levels,
@@ -125,7 +131,10 @@ class PartitionedAEF(Exact, Chained, EventModel):
         self._make_networks(
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
-        self.partition = partition if isinstance(partition, str) else mask
+        # By its name, a random one would be another in files and copies that are made
+        # once `seed` has been set anew.
+        is_named = isinstance(partition, str) and partition != "random"
+        self._core_is = partition if is_named else mask
         self._partition = Partition(mask)
         shell_size = self.event_size - self.latent_dim
         shell = PartialShell(self._partition, self.latent_dim, shell_size)
@@ -135,6 +144,11 @@ class PartitionedAEF(Exact, Chained, EventModel):
     _why_only_noisy = (
         "its core is a part of the noisy event; use 'noisy', or an ExpandedAEF"
     )
+
+    @property
+    def partition(self) -> Any:
+        """Which entries are the core, by name, or as a mask; fixed, like layers."""
+        return self._core_is
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:

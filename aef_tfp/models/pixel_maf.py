@@ -10,6 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp import flows
 from aef_tfp.bijectors.reuse import chain
+from aef_tfp.engine.arguments import checked_count
 from aef_tfp.engine.noise import standard_normal
 from aef_tfp.flows.checks import bijector_of, is_of_user
 from aef_tfp.models.density import Density, Exact
@@ -31,7 +32,8 @@ class PixelMAF(Exact, Density, EventModel):
         num_layers: MADE layers, at least 1; the paper has 4 on small images, 8 on
             larger ones.
         hidden_units: Width of each, at least 1; 256 and 512 there.
-        flow: Keras layer with a `.bijector` over `[N]` in place of the MAF.
+        flow: `"maf"` or `"iaf"`, of these sizes; or a Keras layer with a `.bijector`
+            over `[N]`, or `"none"`, which read neither. None: the first.
         num_levels: Number of values of integer data; `"auto"` means 256 for images.
             None: the data are continuous.
         logit_lambda: Lambda of the pixel logit (eq. 19), in [0, 0.5); `"auto"` means
@@ -83,13 +85,14 @@ class PixelMAF(Exact, Density, EventModel):
             name=name,
             dtype=dtype,
         )
-        self.num_layers = num_layers
-        self.hidden_units = hidden_units
-        if flow is None:
-            flow = flows.MAF(
+        self.num_layers = checked_count("num_layers", num_layers)
+        self.hidden_units = checked_count("hidden_units", hidden_units)
+        if flow is None or (isinstance(flow, str) and flow in ("maf", "iaf")):
+            build = flows.IAF if flow == "iaf" else flows.MAF
+            flow = build(
                 self.event_size,
-                num_layers=num_layers,
-                hidden_units=hidden_units,
+                num_layers=self.num_layers,
+                hidden_units=self.hidden_units,
                 name="flow",
                 dtype=self.events.dtype,
             )

@@ -33,6 +33,10 @@ _MOST_COLUMNS = 1000
 # Rows that are looked at, and columns that a message names.
 _ROWS, _NAMED = 10_000, 5
 
+# Rows below which nothing is said of values that come again, and entries of the rows
+# that are looked at.
+_LEAST_ROWS, _ENTRIES = 50, 10**7
+
 # Variance, as a share of a column's own, below which what a linear function of others
 # leaves of it counts as rounding.
 _DEPENDENT = 1e-9
@@ -166,8 +170,9 @@ def constant_columns(x: np.ndarray) -> list[str]:
 def unbounded_columns(x: np.ndarray, dtype: str = "float64") -> list[str]:
     """Describes the entries of continuous events whose density has no bound.
 
-    A model that puts all mass on a constant, on integers, or on the plane in which
-    columns depend on each other linearly, reaches any likelihood.
+    A model that puts all mass on a constant, on integers, on any few values that come
+    again and again, or on the plane in which columns depend on each other linearly,
+    reaches any likelihood.
 
     Args:
         x: Floats or integers `[n, *event_shape]`, at least two events.
@@ -182,9 +187,15 @@ def unbounded_columns(x: np.ndarray, dtype: str = "float64") -> list[str]:
         return []
     is_constant = np.ptp(rows, axis=0) == 0.0
     is_integer = ~is_constant & np.all(rows == np.rint(rows), axis=0)
+    has_few = ~is_constant & ~is_integer & _repeating(rows)
+    kinds = (
+        (is_constant, "constant"),
+        (is_integer, "all integers"),
+        (has_few, "made of few values, like integers that were scaled"),
+    )
     phrases = [
         _phrase(np.flatnonzero(chosen), shape, what)
-        for chosen, what in ((is_constant, "constant"), (is_integer, "all integers"))
+        for chosen, what in kinds
         if chosen.any()
     ]
     free = np.flatnonzero(~is_constant)
@@ -193,6 +204,16 @@ def unbounded_columns(x: np.ndarray, dtype: str = "float64") -> list[str]:
         what = "a copy of others, or a linear function of them"
         phrases.append(_phrase(free[dependent], shape, what))
     return phrases
+
+
+def _repeating(rows: np.ndarray) -> np.ndarray:
+    """Which columns have at most half as many values as rows; equal rows count once."""
+    rows = rows[: max(_LEAST_ROWS, _ENTRIES // rows.shape[1])]
+    ordered = np.sort(np.unique(rows, axis=0), axis=0)
+    if len(ordered) < _LEAST_ROWS:
+        return np.zeros(rows.shape[1], bool)
+    values = 1 + np.count_nonzero(np.diff(ordered, axis=0), axis=0)
+    return 2 * values <= len(ordered)
 
 
 def _dependent(rows: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from aef_tfp import flows
 from aef_tfp.engine.arguments import checked_count
 from aef_tfp.engine.noise import fold_seed, standard_normal
-from aef_tfp.models.copying import copy_part, with_parts_of
+from aef_tfp.models.copying import check_has_parts, copy_part, with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.expanded import ExpandedAEF
 from aef_tfp.models.likelihood import Likelihood
@@ -35,6 +35,8 @@ class Variational(Marginal):
     _instead: ClassVar[Mapping[str, str]] = {
         "log_prob": "use elbo(x) for the training objective, a lower bound, or "
         "marginal_log_prob(x, num_samples) for a tighter estimate of log p(x).",
+        "distribution": "its likelihood is an integral: marginal_log_prob(x, "
+        "num_samples) estimates it; latent_distribution is that of the latents.",
         "joint_log_prob": "its objective is elbo(x).",
     }
 
@@ -64,7 +66,11 @@ class Variational(Marginal):
 
         Args:
             aef: The model to copy from; it stays as it is.
+
+        Raises:
+            TypeError: If its latents are not those of such a model.
         """
+        check_has_parts(aef)
         posterior_flow = flows.Inverted(
             aef.core_flow, dtype=aef.events.dtype, name="posterior_flow"
         )
@@ -111,6 +117,12 @@ class Variational(Marginal):
         weights = self._log_weights_of(y, unit, proposal, noise)
         log_sum = tf.reduce_logsumexp(weights, axis=0)
         return log_sum - float(np.log(self.num_importance_samples)) + log_det
+
+    @property
+    def _events_per_pass(self):
+        # Each event is decoded K times at once.
+        decoded = self._latents_per_pass // self.num_importance_samples
+        return max(1, min(super()._events_per_pass, decoded))
 
     def _core_of(self, y, seed):
         if seed is None:

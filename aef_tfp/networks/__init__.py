@@ -18,6 +18,7 @@ from aef_tfp.networks.gaussian import (
     PointEncoder,
 )
 from aef_tfp.networks.made import MADE, MaskedDense
+from aef_tfp.networks.mode import training_mode
 from aef_tfp.networks.residual import (
     BottleneckBlock,
     Stage,
@@ -46,4 +47,5 @@ __all__ = [
     "get_encoder",
     "residual_decoder",
     "residual_encoder",
+    "training_mode",
 ]

@@ -65,18 +65,27 @@ def events_per_pass(network: Any, event_shape: Sequence[int]) -> int:
         At least 1. The largest layer's output takes about 32 MB.
     """
     event_size = math.prod(event_shape)
+    largest = _largest_in(network, tuple(event_shape))
+    largest = max(largest, event_size) if largest else 16 * event_size
+    return max(1, PASS_ENTRIES // largest)
+
+
+def _largest_in(network: Any, event_shape: tuple[int, ...]) -> int:
+    """Entries of the largest output of a network's layers; 0 if it shows none."""
+    layers = getattr(network, "layers", ())
     outputs = [
         output
-        for layer in getattr(network, "layers", ())
+        for layer in layers
         # A layer that was called elsewhere, too, has no one output.
         for output in tf.nest.flatten(getattr(layer, "output", []))
     ]
+    # Models within show the last of their outputs alone.
+    within = [_largest_in(layer, event_shape) for layer in layers]
     if any(None in output.shape[1:] for output in outputs):
-        largest = _largest_of_open(network, outputs, tuple(event_shape))
+        within.append(_largest_of_open(network, outputs, event_shape))
     else:
-        largest = max((math.prod(output.shape[1:]) for output in outputs), default=0)
-    largest = max(largest, event_size) if outputs else 16 * event_size
-    return max(1, PASS_ENTRIES // largest)
+        within += [math.prod(output.shape[1:]) for output in outputs]
+    return max(within, default=0)
 
 
 # Of networks for any size of images, by the shape of an event.

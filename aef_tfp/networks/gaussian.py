@@ -1,6 +1,7 @@
 """Networks with a diagonal Gaussian at the end: location and scale."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import keras
@@ -40,6 +41,14 @@ def positive_scale(raw_scale: tf.Tensor) -> tf.Tensor:
     return tf.nn.softplus(raw_scale) + _SCALE_FLOOR
 
 
+def _reason(error: Exception) -> str:
+    """The first line of Keras's that says what is wrong, not where."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered")]
+    return (said or lines or [type(error).__name__])[0]
+
+
 class _HeadedNetwork(Expandable, keras.layers.Layer):
     """Any Keras network, called with any batch shape, outputs in the density dtype."""
 
@@ -54,10 +63,9 @@ class _HeadedNetwork(Expandable, keras.layers.Layer):
                 self.network, tf.zeros((1, *input_shape), self.compute_dtype)
             )
         except ValueError as error:
-            first_line = str(error).strip().partition("\n")[0]
             raise ValueError(
                 f"The {self._role} does not take its input of shape "
-                f"{_batch(input_shape)}; Keras says: {first_line}"
+                f"{_batch(input_shape)}; Keras says: {_reason(error)}"
             ) from error
         if isinstance(outputs, dict):
             raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.counts import checked_count
 from aef_tfp.networks.equalized import REFERENCE_INPUTS, input_gain
 from aef_tfp.networks.recursion import Recursion, sorted_degrees
 
@@ -124,8 +125,8 @@ class MADE(keras.layers.Layer):
             nats.
 
     Raises:
-        ValueError: If a count is below 1 (`num_blocks`: below 0), or there are not p
-            initial parameters.
+        ValueError: If a count is no integer of at least 1 (`num_blocks`: 0), or there
+            are not p initial parameters.
 
     Example:
         >>> made = MADE(event_size=4)
@@ -146,14 +147,10 @@ class MADE(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
-        for name, value, least in (
-            ("event_size", event_size, 1),
-            ("num_parameters", num_parameters, 1),
-            ("hidden_units", hidden_units, 1),
-            ("num_blocks", num_blocks, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+        event_size = checked_count("event_size", event_size)
+        num_parameters = checked_count("num_parameters", num_parameters)
+        hidden_units = checked_count("hidden_units", hidden_units)
+        num_blocks = checked_count("num_blocks", num_blocks, least=0)
         if initial_parameters is not None:
             initial_parameters = [float(value) for value in initial_parameters]
             if len(initial_parameters) != num_parameters:

@@ -18,6 +18,12 @@ _IS_ON = Switch("training_mode")
 def training_mode(is_on: bool = True) -> AbstractContextManager[None]:
     """Within it, networks are called with `training=True`: as in Keras's own step.
 
+    For a loop of your own; `fit` does the same within its step.
+
+    Example:
+        >>> with tf.GradientTape() as tape, training_mode():
+        ...     loss = -tf.reduce_mean(model.objective(x, tf.constant([0, step])))
+
     Args:
         is_on: Whether they are.
     """

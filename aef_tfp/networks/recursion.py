@@ -102,6 +102,11 @@ class Recursion:
         return tf.reshape(x, [-1, self.event_size])[:count]
 
     def _solve(self, base, layers, hidden):
+        may_be_none, count = not base.shape[0], tf.shape(base)[0]
+        if may_be_none:
+            # TensorFlow updates no rows of nothing.
+            base = tf.pad(base, [[0, tf.maximum(0, 1 - count)], [0, 0]])
+            base = tf.ensure_shape(base, [None, self.event_size])
         # Activations lie as [units, batch]: the units of one degree are contiguous.
         base_rows = tf.transpose(base)
         starts, group = self._degree_groups()
@@ -139,7 +144,8 @@ class Recursion:
             ),
             maximum_iterations=self.event_size,
         )
-        return tf.transpose(x)
+        x = tf.transpose(x)
+        return x[:count] if may_be_none else x
 
     def _degree_groups(self) -> tuple[np.ndarray, int]:
         """Returns, for each i, where the units of degree i + 1 start; the group size.

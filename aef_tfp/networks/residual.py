@@ -53,7 +53,8 @@ def residual_stages(side: int, num_blocks: int = 4) -> tuple[Stage, ...]:
     in one step: 28, 14, 7, 1.
 
     Args:
-        side: Height and width of the images: a power of two, or one times 3, 5 or 7.
+        side: Height and width of the images: a power of two, or one times 3, 5 or 7;
+            at least 2.
         num_blocks: Blocks at each side.
 
     Raises:
@@ -66,9 +67,10 @@ def residual_stages(side: int, num_blocks: int = 4) -> tuple[Stage, ...]:
         rest //= 2
     if side < 2 or rest > _LARGEST_LAST_FACTOR:
         raise ValueError(
-            "The residual networks need square images whose side is a power of two, or "
-            f"one times 3, 5 or 7, got a side of {side}; resize or crop the images "
-            f"(--image-size), or pass your own encoder and decoder."
+            "The residual networks need square images whose side, of at least 2, is a "
+            "power of two, or one times 3, 5 or 7, "
+            f"got a side of {side}; resize or crop the images (--image-size), or pass "
+            "your own encoder and decoder."
         )
     return (*stages, Stage(rest, num_blocks, rest), Stage(1, num_blocks, 1))
 

@@ -124,8 +124,16 @@ def loading_error(path: Path, error: Exception) -> ValueError:
     return damaged_model(path, message)
 
 
-def use_kept_scales(best: BestModel, run_dir: Path) -> None:
+def use_kept_scales(
+    best: BestModel, run_dir: Path, num_samples: int | None = None
+) -> None:
     """Gives a model the scales that an evaluation has kept for its weights, if any.
+
+    Args:
+        best: The model.
+        run_dir: Directory of the run.
+        num_samples: The number of importance samples that they have to be tuned for:
+            what is best for one is not for many. None takes any.
 
     Raises:
         DamagedFile: If the file of the scales is damaged.
@@ -138,6 +146,8 @@ def use_kept_scales(best: BestModel, run_dir: Path) -> None:
     try:
         if kept["sha256"] != best.digest:
             return  # Of weights that were the best before.
+        if num_samples not in (None, kept.get("num_samples")):
+            return
         for proposal, scale in kept["scales"].items():
             if proposal not in best.model.proposal_scales:
                 best.model.set_proposal_scale(proposal, scale)
@@ -145,11 +155,20 @@ def use_kept_scales(best: BestModel, run_dir: Path) -> None:
         raise DamagedFile(path, "holds no scales of proposals", advice) from None
 
 
-def keep_scales(best: BestModel, run_dir: Path) -> None:
+def keep_scales(best: BestModel, run_dir: Path, num_samples: int) -> None:
     """Keeps the scales of a model for the next evaluation of the same weights.
+
+    Args:
+        best: The model.
+        run_dir: Directory of the run.
+        num_samples: What they were tuned for.
 
     Raises:
         CannotWrite: If the file cannot be written.
     """
-    kept = {"sha256": best.digest, "scales": best.model.proposal_scales}
+    kept = {
+        "sha256": best.digest,
+        "num_samples": num_samples,
+        "scales": best.model.proposal_scales,
+    }
     replace_text(run_dir / _SCALES, json.dumps(kept, indent=2) + "\n")

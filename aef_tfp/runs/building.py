@@ -18,6 +18,7 @@ from aef_tfp.models import (
 from aef_tfp.networks import residual_decoder, residual_encoder
 from aef_tfp.networks.residual import residual_stages
 from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.defaults import has_stages
 
 __all__ = ["build_model"]
 
@@ -166,15 +167,7 @@ def _check_side(shape: tuple[int, ...]) -> None:
     try:
         residual_stages(side)
     except ValueError as error:
-        smaller = next(s for s in range(side - 1, 1, -1) if _has_stages(s))
+        smaller = next(s for s in range(side - 1, 1, -1) if has_stages(s))
         raise ValueError(
             f"{str(error).rstrip('.')}; the next smaller side is {smaller}."
         ) from None
-
-
-def _has_stages(side: int) -> bool:
-    try:
-        residual_stages(side)
-    except ValueError:
-        return False
-    return True

@@ -16,7 +16,14 @@ from typing import Any, get_type_hints
 
 import tyro
 
-__all__ = ["BadCommandLine", "Terminated", "named_options", "parse", "run_command"]
+__all__ = [
+    "BadCommandLine",
+    "Terminated",
+    "ending_with_output",
+    "named_options",
+    "parse",
+    "run_command",
+]
 
 _HELP = ("-h", "--help")
 
@@ -76,8 +83,6 @@ def named_options(argv: Sequence[str]) -> tuple[str, ...]:
 def _options(argv: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
     """Yields field, option as it is written, and the value after its `=`."""
     for argument in argv:
-        if argument == "--":
-            return
         if argument.startswith("--"):
             option, equals, value = argument.partition("=")
             name = option.removeprefix("--").replace("-", "_")
@@ -93,6 +98,8 @@ def _types(kind: Any) -> dict[str, Any]:
 
 
 def _check(argv: Sequence[str], types: dict[str, Any]) -> None:
+    if "--" in argv:
+        raise BadCommandLine("-- separates nothing here; leave it out.")
     for name, option, value in _options(argv):
         if value is not None and types.get(name) is bool:
             raise BadCommandLine(
@@ -172,6 +179,7 @@ def run_command(
         has, 128 and the number of the signal after an interruption.
     """
     warnings.formatwarning = _warning_in_one_line
+    _open_descriptors()
     _open_streams()
     if argv is None:
         # The process ends with the command. Python would first look through all of
@@ -195,6 +203,15 @@ def run_command(
         return 128 + getattr(interruption, "signal_number", signal.SIGINT)
 
 
+def _open_descriptors() -> None:
+    """Opens what is closed of 0 to 2, which the next file would get otherwise."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def _open_streams() -> None:
     """Makes the streams such that writing a text to them is possible."""
     for name in ("stdout", "stderr"):
@@ -205,6 +222,50 @@ def _open_streams() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             # The name of a run may have letters that the terminal has not.
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def ending_with_output() -> Iterator[None]:
+    """Within it, to be cut off from the standard output is to be asked to end.
+
+    A write that fails (`| head`, a full disk) would end a training where it happens;
+    asked by SIGTERM, it saves first.
+    """
+    with contextlib.redirect_stdout(_Output(sys.stdout)):
+        yield
+
+
+class _Output:
+    """A stream that asks the process to end when it cannot be written any more."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self._is_gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._is_gone:
+            return
+        try:
+            act()
+        except OSError as error:
+            self._is_gone = True
+            # What is left in the buffer goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            print(
+                f"the standard output cannot be written: {error.strerror}",
+                file=sys.stderr,
+            )
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from typing import Any
 
 from aef_tfp.data import dataset_info
 from aef_tfp.runs.config import CHOSEN, NetworkName, RunConfig, RunSettings
+from aef_tfp.terminal import as_option
 
-__all__ = ["choose", "pays_to_compile", "without_patience"]
+__all__ = ["choose", "has_stages", "pays_to_compile", "without_patience"]
 
 # Steps whose time, saved, is that of compiling them: see `pays_to_compile`.
 _STEPS_WORTH_COMPILING = 1000
@@ -59,7 +60,7 @@ class _Choices:
             return asked
         self.values[name] = value
         if why:
-            option = f"--{name.replace('_', '-')} {value}"
+            option = f"{as_option(name)} {value}"
             self.notes.append(f"  {option:<26} {why}")
         return value
 
@@ -188,7 +189,7 @@ def _take_networks(choices: _Choices, shape: tuple[int, int, int]) -> NetworkNam
         return choices.take("networks", "residual", why)
     if height % 4 == 0 and width % 4 == 0:
         return choices.take("networks", "conv", "small and fast")
-    if height != width or not _has_stages(height):
+    if height != width or not has_stages(height):
         return choices.take("networks", "dense", f"no others take {size}")
     if settings.networks is None and settings.latent_dim < _LEAST_WIDTH:
         choices.take("width", _LEAST_WIDTH, "channels of the residual networks")
@@ -196,7 +197,7 @@ def _take_networks(choices: _Choices, shape: tuple[int, int, int]) -> NetworkNam
     return choices.take("networks", "residual", why)
 
 
-def _has_stages(side: int) -> bool:
+def has_stages(side: int) -> bool:
     """Whether `residual_stages` takes a side: a power of two times 1, 3, 5 or 7."""
     odd = side // (side & -side)
     return side > 1 and odd <= 7

@@ -28,6 +28,7 @@ from aef_tfp.terminal import progress_bar
 
 __all__ = [
     "evaluate_run",
+    "kept_or_told",
     "likelihood_records",
     "load_run_splits",
     "tune",
@@ -110,9 +111,9 @@ def evaluate_run(
     features = _feature_model(config, run, splits, where, verbose)
     unkept: list[str] = []
     if model.estimates and config.proposal == "encoder":
-        use_kept_scales(best, run_dir)
+        use_kept_scales(best, run_dir, config.num_samples)
         if tune(model, splits, config.num_samples, verbose):
-            _try(unkept, keep_scales, best, run_dir)
+            kept_or_told(unkept, keep_scales, best, run_dir, config.num_samples)
     records = _likelihoods(model, images, config, run, verbose, facts)
     if features is not None and model.samples:
         records += _distances(model, features, config, splits, verbose, facts)
@@ -128,19 +129,25 @@ def evaluate_run(
             verbose=verbose,
             **facts,
         )
+    kept_or_told(unkept, metrics.append_records, run_dir, records)
     if anomalies is not None:
-        of_others = _likelihoods(model, anomalies, config, run, verbose, facts)
+        # An image of another kind may well have no density at all.
+        other_facts = {**facts, "takes_infinite": True}
+        of_others = _likelihoods(model, anomalies, config, run, verbose, other_facts)
         if model.encodes:
             of_others += reconstruction_records(
                 model, anomalies, verbose=verbose, **facts
             )
-        records += metrics.anomaly_records(records, of_others, against=others.what)
+        areas = metrics.anomaly_records(records, of_others, against=others.what)
+        kept_or_told(unkept, metrics.append_records, run_dir, areas)
+        records += areas
     if is_denoiser(model):
         end = f"-{config.split}"
         seed = config.seed
-        _try(unkept, draw_reconstructions, model, images, run_dir, seed=seed, end=end)
-    _try(unkept, metrics.append_records, run_dir, records)
-    for reason in unkept:
+        kept_or_told(
+            unkept, draw_reconstructions, model, images, run_dir, seed=seed, end=end
+        )
+    for reason in dict.fromkeys(unkept):
         note = f"These numbers are not kept: {reason}"
         if notes is None:
             warnings.warn(note, stacklevel=2)
@@ -180,7 +187,9 @@ def _check_images(run_dir: Path, model: Any, splits: Splits) -> None:
         )
 
 
-def _try(unkept: list[str], write: Callable[..., Any], *args: Any, **options: Any):
+def kept_or_told(
+    unkept: list[str], write: Callable[..., Any], *args: Any, **options: Any
+) -> None:
     """Writes what an evaluation keeps: its numbers are worth more than their file."""
     try:
         write(*args, **options)

@@ -11,7 +11,6 @@ from aef_tfp.data import Splits, load_splits
 from aef_tfp.data.levels import AboveLevels
 from aef_tfp.data.loading import load_whole
 from aef_tfp.data.registry import DATASETS
-from aef_tfp.data.splits import Split
 from aef_tfp.runs.config import RunSettings
 
 __all__ = ["Others", "load_anomalies", "load_labelled"]
@@ -58,7 +57,7 @@ def load_anomalies(
             raise _not_found("anomalies", name, ", or a folder of images or .npz file")
         found = _load_whole(path, run, splits)
         what = f"images of {path.resolve().name}"
-        images = np.concatenate([part.images for part in _parts(found)])
+        images = np.concatenate([part.images for part in found.parts().values()])
     _check_form("anomalies", name, found, splits)
     if len(images) < 2:
         raise ValueError(
@@ -113,10 +112,6 @@ def _load_whole(path: Path, run: RunSettings, splits: Splits) -> Splits:
         ) from None
 
 
-def _parts(splits: Splits) -> tuple[Split, Split, Split]:
-    return splits.train, splits.validation, splits.test
-
-
 def _count_own(images: np.ndarray, splits: Splits) -> int:
     """How many of the images are among the run's."""
     digests = [_digest(image) for image in images]
@@ -124,7 +119,7 @@ def _count_own(images: np.ndarray, splits: Splits) -> int:
     # Only those that are found are kept: a run may have millions of images.
     seen = {
         digest
-        for part in _parts(splits)
+        for part in splits.parts().values()
         for digest in map(_digest, part.images)
         if digest in wanted
     }

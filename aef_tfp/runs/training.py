@@ -3,18 +3,15 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from aef_tfp.backend import StrategyName
 from aef_tfp.callbacks import (
@@ -43,7 +40,13 @@ from aef_tfp.runs.building import build_model
 from aef_tfp.runs.config import RunConfig, RunSettings
 from aef_tfp.runs.consistency import check_resumed, check_weights
 from aef_tfp.runs.defaults import choose
-from aef_tfp.runs.evaluation import likelihood_records, load_run_splits, tune
+from aef_tfp.runs.environment import write_environment
+from aef_tfp.runs.evaluation import (
+    kept_or_told,
+    likelihood_records,
+    load_run_splits,
+    tune,
+)
 from aef_tfp.runs.failures import explained
 from aef_tfp.runs.reconstructions import (
     draw_reconstructions,
@@ -169,11 +172,11 @@ def train(
             History.keep_until(run_dir / "history.csv", done)
             # Where that fails, nothing has changed.
             replace_text(run_dir / "config.json", config.to_json())
-            if not resume:
+            if not (run_dir / "data.json").exists():
                 facts = json.dumps(fingerprint(splits), indent=2) + "\n"
                 replace_text(run_dir / "data.json", facts)
-            environment = json.dumps(_environment(devices), indent=2)
-            replace_text(run_dir / "environment.json", environment)
+            if done < config.iterations:
+                write_environment(run_dir / "environment.json", devices, done)
             _fit(model, config, splits, run_dir, checkpoints, verbose, done)
             if verbose:
                 print("evaluating the best model on the test images", flush=True)
@@ -200,6 +203,18 @@ def _plan(config: RunConfig) -> list[str]:
         notes.append(
             f"--patience {config.patience} may end the run before the cosine schedule "
             "has brought the learning rate down; 0 never does"
+        )
+    together = math.gcd(config.validation_interval, config.steps_per_execution)
+    if together < config.steps_per_execution:
+        notes.append(
+            f"--steps-per-execution {config.steps_per_execution} does not divide the "
+            f"validation interval, {config.validation_interval}: {together} run at once"
+        )
+    if config.log_interval % together:
+        every = math.ceil(config.log_interval / together) * together
+        notes.append(
+            f"--log-interval {config.log_interval} is no multiple of the {together} "
+            f"iterations that run at once: TensorBoard has every {every}"
         )
     forgets = math.ceil(1.0 / (1.0 - config.ema))
     if config.ema and 5 * forgets > config.iterations:
@@ -350,11 +365,12 @@ def _fit(
 def _evaluate(
     run_dir: Path, config: RunConfig, splits: Splits, verbose
 ) -> list[Record]:
-    """Evaluates the best checkpoint on the test set; draws pictures."""
+    """Evaluates the best checkpoint on the test set, then draws pictures."""
     best = read_best(run_dir)
     model = best.model
+    unkept: list[str] = []
     if tune(model, splits, config.num_samples, verbose):
-        save_best(model, run_dir / "best.keras", best.label)
+        kept_or_told(unkept, save_best, model, run_dir / "best.keras", best.label)
     records: list[Record] = []
     images = splits.test.images
     facts: dict[str, Any] = {
@@ -373,48 +389,39 @@ def _evaluate(
             verbose=verbose,
             **facts,
         )
-        samples = model.sample(64, temperature=0.85, seed=config.seed)
-        save_png(run_dir / "samples.png", image_grid(samples, 8))
     if is_denoiser(model):
         records += reconstruction_records(model, images, **facts)
+    kept_or_told(unkept, append_records, run_dir, records)
+    kept_or_told(unkept, _show, model, config, splits, run_dir, records)
+    for reason in unkept:
+        warnings.warn(f"Not all of the evaluation is kept: {reason}", stacklevel=2)
+    return records
+
+
+def _show(
+    model: EventModel,
+    config: RunConfig,
+    splits: Splits,
+    run_dir: Path,
+    records: list[Record],
+) -> None:
+    """Draws what the best model makes, and says to TensorBoard what it is."""
+    images = splits.test.images
+    if model.samples:
+        samples = model.sample(64, temperature=0.85, seed=config.seed)
+        save_png(run_dir / "samples.png", image_grid(samples, 8))
     if model.encodes:
         draw_reconstructions(model, images, run_dir, seed=config.seed)
-    append_records(run_dir, records)
-    write_hyperparameters(
-        run_dir / "tensorboard",
-        dataclasses.asdict(config),
-        {record.name: record.value for record in records},
-    )
-    if model.encodes:
+    tensorboard = run_dir / "tensorboard"
+    with writing(tensorboard):
+        results = {record.name: record.value for record in records}
+        write_hyperparameters(tensorboard, dataclasses.asdict(config), results)
+        if not model.encodes:
+            return
         labels = splits.test.labels
         write_projector(
-            run_dir / "tensorboard",
+            tensorboard,
             model.encode(images[:_PROJECTED_IMAGES]),
             model.dequantize(images[:_PROJECTED_IMAGES], seed=None),
             None if labels is None else labels[:_PROJECTED_IMAGES],
         )
-    return records
-
-
-def _environment(strategy: tf.distribute.Strategy) -> dict[str, Any]:
-    packages = (
-        "aef_tfp",
-        "tensorflow",
-        "keras",
-        "tensorflow-probability",
-        "tf_keras",
-        "tensorflow-datasets",
-        "numpy",
-    )
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "devices": [
-            f"{device.device_type}: {device.name}"
-            for device in tf.config.list_logical_devices()
-        ],
-        "strategy": type(strategy).__name__,
-        "replicas": strategy.num_replicas_in_sync,
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aef_tfp.data.registry import DATASETS
+from aef_tfp.terminal import as_option
 
 if TYPE_CHECKING:
     from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
@@ -219,7 +220,7 @@ def refuse_unread(unread: dict[str, str]) -> None:
         return
     by_reason: dict[str, list[str]] = {}
     for name, why in unread.items():
-        by_reason.setdefault(why, []).append(f"--{name.replace('_', '-')}")
+        by_reason.setdefault(why, []).append(as_option(name))
     parts = [f"{', '.join(names)} ({why})" for why, names in by_reason.items()]
     raise ValueError(f"Nothing would read {' or '.join(parts)}: leave it out.")
 

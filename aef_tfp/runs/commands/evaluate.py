@@ -13,7 +13,7 @@ from aef_tfp.records import comparison, differences, read_records, summary
 from aef_tfp.runs.command_line import named_options, parse, run_command
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.unread import refuse_unread, unread_by_evaluation
-from aef_tfp.terminal import as_typed, import_quietly, waiting
+from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
 
@@ -56,7 +56,7 @@ def _run(argv: list[str]) -> int:
     runs, config = arguments.runs, arguments.config
     config.check()
     if arguments.compare:
-        others = [f"--{name.replace('_', '-')}" for name in named if name != "compare"]
+        others = [as_option(name) for name in named if name != "compare"]
         if others:
             raise ValueError(
                 "--compare prints what metrics.json holds, and evaluates nothing; "

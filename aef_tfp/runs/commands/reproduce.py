@@ -12,7 +12,7 @@ from aef_tfp.runs import paper
 from aef_tfp.runs.command_line import named_options, parse, run_command
 from aef_tfp.runs.config import EvaluationConfig
 from aef_tfp.runs.unread import refuse_unread
-from aef_tfp.terminal import as_typed
+from aef_tfp.terminal import as_option, as_typed
 
 DESCRIPTION = """Repeat a table or figure of the paper and print ours beside it.
 
@@ -87,7 +87,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    note = "interrupted; the same command goes on from the last validation"
+    note = "interrupted; the same command goes on from the last checkpoint"
     errors = (ValueError, OSError, ArithmeticError, RuntimeError)
     return run_command(_command, argv, note, errors)
 
@@ -142,7 +142,7 @@ def _run(arguments: Arguments, named: Sequence[str]) -> str:
 
 
 def _refuse_beside(named: Sequence[str], what: str, read: Sequence[str]) -> None:
-    others = [f"--{name.replace('_', '-')}" for name in named if name not in read]
+    others = [as_option(name) for name in named if name not in read]
     if others:
         raise ValueError(f"{what} reads no {', '.join(others)}; leave it out.")
 

@@ -17,14 +17,19 @@ from aef_tfp.backend import StrategyName
 from aef_tfp.data import check_source
 from aef_tfp.files import writing
 from aef_tfp.records import summary
-from aef_tfp.runs.command_line import named_options, parse, run_command
+from aef_tfp.runs.command_line import (
+    ending_with_output,
+    named_options,
+    parse,
+    run_command,
+)
 from aef_tfp.runs.commands.presets import preset_list
 from aef_tfp.runs.config import RunConfig, RunSettings
 from aef_tfp.runs.consistency import check_resumed
 from aef_tfp.runs.defaults import pays_to_compile, without_patience
 from aef_tfp.runs.presets import DEFAULT_PRESET, get_preset
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
-from aef_tfp.terminal import as_typed, import_quietly, waiting
+from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
 
@@ -70,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(
         _run,
         argv,
-        "interrupted; --resume goes on from the last checkpoint",
+        "interrupted; where a checkpoint was saved, --resume goes on from it",
         errors=(ValueError, OSError, ArithmeticError, RuntimeError),
     )
 
@@ -142,9 +147,10 @@ def _run(argv: list[str]) -> int:
     check_source(arguments.config.dataset, arguments.data_dir)
     is_named = arguments.resume is not None or arguments.run_dir is not None
     # Of several machines, the first one writes, and none knows yet which it is.
-    if is_named or os.environ.get("TF_CONFIG"):
-        return _train(arguments, run_dir)
-    with _claimed(run_dir) as run_dir:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ending_with_output())
+        if not is_named and not os.environ.get("TF_CONFIG"):
+            run_dir = stack.enter_context(_claimed(run_dir))
         return _train(arguments, run_dir)
 
 
@@ -173,8 +179,8 @@ def _claimed(run_dir: Path) -> Iterator[Path]:
 def _train(arguments: Arguments, run_dir: Path) -> int:
     config = arguments.config
     print(
-        f"{config.model} on {config.dataset}, d = {config.latent_dim}: "
-        f"{_length(config)}. Run directory: {run_dir}",
+        f"{config.model} on {config.dataset}{_latents(config)}: {_length(config)}. "
+        f"Run directory: {run_dir}",
         flush=True,
     )
     with waiting("starting TensorFlow"):
@@ -194,6 +200,8 @@ def _train(arguments: Arguments, run_dir: Path) -> int:
         resume = ["--resume", run_dir]
         if arguments.data_dir:
             resume += ["--data-dir", arguments.data_dir]
+        if arguments.strategy != "auto":
+            resume += ["--strategy", arguments.strategy]
         of_total = f" of {config.iterations}" if config.iterations else ""
         print(
             f"Saved at iteration {interruption.iteration}{of_total}; "
@@ -213,6 +221,10 @@ def _train(arguments: Arguments, run_dir: Path) -> int:
     return 0
 
 
+def _latents(config: RunSettings) -> str:
+    return "" if config.model == "pixel-maf" else f", d = {config.latent_dim}"
+
+
 def _length(config: RunSettings) -> str:
     """What is known of the iterations before the images are."""
     total, epoch = config.iterations, config.validation_interval
@@ -227,7 +239,7 @@ def _length(config: RunSettings) -> str:
 
 
 def _refuse_beside_list(arguments: Arguments, named: Sequence[str]) -> None:
-    others = [f"--{name.replace('_', '-')}" for name in named if name != "list"]
+    others = [as_option(name) for name in named if name != "list"]
     if arguments.preset:
         others.insert(0, arguments.preset)
     if others:

@@ -22,7 +22,7 @@ from aef_tfp.runs.paper.exhibits import (
 from aef_tfp.runs.presets import PRESETS
 from aef_tfp.runs.unread import not_downloaded, unread_by_evaluation, unread_by_run
 from aef_tfp.saved import checkpoint_paths, read_checkpoint_state, read_label
-from aef_tfp.terminal import as_typed, import_quietly
+from aef_tfp.terminal import as_option, as_typed, import_quietly
 
 __all__ = [
     "Run",
@@ -83,7 +83,7 @@ class Run:
                 f"{' and '.join(_options(_changes(found, asked)))}; choose another "
                 "--runs-dir."
             )
-        iteration, best = _newest_checkpoint(self.run_dir)
+        iteration, best, is_validated = _newest_checkpoint(self.run_dir)
         # Never fewer than there are: config.json would say less than was trained.
         total = max(self.config.iterations, iteration)
         return dataclasses.replace(
@@ -92,7 +92,7 @@ class Run:
             has_started=True,
             iteration=iteration,
             best_iteration=best,
-            ended_early=0 < found.patience <= iteration - best,
+            ended_early=is_validated and 0 < found.patience <= iteration - best,
             records=_records(self.run_dir),
         )
 
@@ -326,17 +326,18 @@ def _seeds(experiment: Experiment, asked: str) -> tuple[int, ...]:
     )
 
 
-def _newest_checkpoint(run_dir: Path) -> tuple[int, int]:
-    """Returns its iteration, and that of the best model; 0 if there is none."""
+def _newest_checkpoint(run_dir: Path) -> tuple[int, int, bool]:
+    """Returns its iteration, that of the best model, and whether it was validated."""
     found = checkpoint_paths(run_dir / "checkpoints")
     if not found:
-        return 0, 0
+        return 0, 0, False
     newest, path = found[-1]
     best = run_dir / "best.keras"
     label = read_label(best) if best.is_file() else {}
     # What its own file says of it cannot lag behind.
-    iteration = label.get("iteration") or read_checkpoint_state(path)["best_iteration"]
-    return newest, iteration
+    state = read_checkpoint_state(path)
+    iteration = label.get("iteration") or state["best_iteration"]
+    return newest, iteration, state.get("progress") is None
 
 
 def _records(run_dir: Path) -> tuple[dict[str, Any], ...]:
@@ -359,6 +360,6 @@ def _changes(base: Any, config: Any) -> dict[str, Any]:
 
 def _options(settings: dict[str, Any]) -> list[str]:
     return [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        as_option(name) + ("" if value is True else f"={value}")
         for name, value in settings.items()
     ]
