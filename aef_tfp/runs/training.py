@@ -172,7 +172,9 @@ def train(
             History.keep_until(run_dir / "history.csv", done)
             # Where that fails, nothing has changed.
             replace_text(run_dir / "config.json", config.to_json())
-            if not (run_dir / "data.json").exists():
+            # A run of an older version goes on without; one that was ended before its
+            # first step may lack it.
+            if not done and not (run_dir / "data.json").exists():
                 facts = json.dumps(fingerprint(splits), indent=2) + "\n"
                 replace_text(run_dir / "data.json", facts)
             if done < config.iterations:
