@@ -550,8 +550,22 @@ def test_an_affine_map_refuses_features_that_it_would_broadcast_to():
         lambda x: bijector.forward_log_det_jacobian(x, 1),
         lambda x: bijector.inverse_log_det_jacobian(x, 1),
     ):
-        with pytest.raises(ValueError, match=r"axis of \[1\] entries, got .* \[2, 3\]"):
+        with pytest.raises(ValueError, match=r"axis of \[1\] entries.* got .*\[2, 3\]"):
             call(x)
+    bijector = bijectors.FeatureAffine(lambda: (tf.zeros([1]), tf.zeros([3])))
+    with pytest.raises(ValueError, match=r"\[1\] entries, and shifts \[3\], got"):
+        bijector.inverse(tf.zeros([2, 1]))
+
+
+def test_a_stack_of_the_users_may_do_anything_with_its_flows():
+    class Halves(flows.Stack):
+        @property
+        def bijector(self):
+            inner = super().bijector
+            return tfb.Blockwise([tfb.Identity(), inner], block_sizes=[2, 2])
+
+    own = Halves([flows.ActNorm(2)])
+    assert flows.get(own, 4) is own
 
 
 @pytest.mark.parametrize(
@@ -559,7 +573,7 @@ def test_an_affine_map_refuses_features_that_it_would_broadcast_to():
     [
         (lambda: flows.ActNorm(0), "size must be at least 1, got 0"),
         (lambda: flows.Reverse(2.0), "event_size must be an integer, got 2.0"),
-        (lambda: flows.MAF(3, num_layers=0), "num_layers must be at least 1, got 0"),
+        (lambda: flows.MAF(3, num_layers=-1), "num_layers must be at least 0, got -1"),
         (lambda: flows.MAF(3, num_layers=1.5), "num_layers must be an integer, got"),
         (lambda: flows.MAF(3, hidden_units=2.5), "hidden_units must be an integer"),
         (lambda: flows.MAF(3, num_blocks=-1), "num_blocks must be at least 0, got -1"),

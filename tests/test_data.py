@@ -275,7 +275,7 @@ def test_ones_own_images_are_no_place_of_other_data_sets(tmp_path, file, preset)
     message = (
         f"'{path}' is no data set of TFDS, which 'digits' is: name a preset of your own"
         f" images, such as {preset}, or pass the directory of your TFDS data sets with"
-        " --data-dir (data_dir=...)"
+        " --data-dir (data_dir=...), which may be a new one"
     )
     places = [tmp_path, path] if path.suffix == ".npz" else [tmp_path]
     for place in places:

@@ -948,8 +948,11 @@ def test_further_pictures_of_a_file_are_said_to_be_left_out(tmp_path):
     for name in ("a.gif", "b.tif", "c.png", "d.webp"):
         pages[0].save(tmp_path / name, **more)
         pages[0].save(tmp_path / f"one-{name}")
-    # The gain map of a photograph is no picture of its own.
+    # The gain map of a photograph is no picture of its own, nor is an overview.
     pages[0].save(tmp_path / "e.jpg", "MPO", **more)
+    overview = pages[0].resize((2, 2))
+    overview.encoderinfo = {"tiffinfo": {254: 1}}
+    pages[0].save(tmp_path / "f.tif", save_all=True, append_images=[overview])
     note = "4 files hold several pictures, such as 'a.gif': the first of each is taken"
     assert data.load_splits("folder", tmp_path).notes[1] == note
     for name in ("b.tif", "c.png", "d.webp"):

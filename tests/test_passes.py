@@ -174,7 +174,7 @@ def test_absurd_counts_are_refused_at_once(call, message, models):
 def test_an_absurd_batch_is_refused_before_its_step(models, monkeypatch):
     model = models[VAE]
     # One event whose largest layer alone takes 2^50 bytes.
-    monkeypatch.setattr(VAE, "_events_per_pass", PASS_ENTRIES / 2**48)
+    monkeypatch.setattr(VAE, "_densities_per_pass", PASS_ENTRIES / 2**48)
     with pytest.raises(ValueError, match=r"A batch of 23 would take .* lower the"):
         model.check_batch(IMAGES, training=True)
 
@@ -213,6 +213,25 @@ def test_a_model_within_counts_with_all_its_layers():
     assert events_per_pass(outer, (4, 6, 1)) == PASS_ENTRIES // (4 * 6 * 5)
 
 
+class OfModels(keras.Model):
+    """A model that says nothing of its inputs, and holds one for any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = any_size(keras.layers.Conv2D(3, 1))
+
+    def call(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("first", [OfModels, lambda: any_size()])
+def test_models_for_any_size_count_within_others_whatever_they_say(first):
+    inner, last = first(), keras.layers.GlobalAveragePooling2D()
+    outer = keras.Sequential([keras.Input((4, 6, 1)), inner, last])
+    for network in (outer, inner):
+        assert events_per_pass(network, (4, 6, 1)) == PASS_ENTRIES // (4 * 6 * 5)
+
+
 def widened(shape, size, width):
     layers = [keras.layers.Dense(width), keras.layers.Dense(size)]
     return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), *layers])
@@ -225,8 +244,7 @@ def widened(shape, size, width):
         (PartitionedAEF, {"encoder": widened((4,), 2, 999)}, 999),
         (PartitionedAEF, {"decoder": widened((2,), 4, 999)}, 999),
         (ExpandedAEF, {"expansion": widened((4,), 2, 999)}, 999),
-        # As many samples are decoded for each event.
-        (IWAE, {"num_importance_samples": 7}, 7 * 256),
+        (IWAE, {"num_importance_samples": 7}, 256),
     ],
 )
 def test_the_largest_of_all_networks_bounds_a_pass(cls, arguments, entries):
@@ -235,6 +253,22 @@ def test_the_largest_of_all_networks_bounds_a_pass(cls, arguments, entries):
     model = cls((4,), 2, **{**networks, other: "none", **arguments})
     assert model._events_per_pass == PASS_ENTRIES // entries
     assert model._samples_per_pass == PASS_ENTRIES // entries
+    # As many samples as an IWAE has are decoded for each event.
+    decoded = arguments.get("num_importance_samples", 1)
+    assert model._densities_per_pass == PASS_ENTRIES // (entries * decoded)
+
+
+def test_no_more_events_are_encoded_at_once_for_an_estimate(monkeypatch, rng):
+    flat = {"prior_flow": "none", "posterior_flow": "none"}
+    model = VAE((3,), 2, encoder="dense", decoder="dense", **flat)
+    x = rng.normal(size=(10, 3))
+    expected = model.marginal_log_prob(x, 2, seed=0)
+    monkeypatch.setattr(VAE, "_events_per_pass", 4)
+    sizes = []
+    propose = model._encoder_proposal
+    model._encoder_proposal = lambda y: sizes.append(len(y)) or propose(y)
+    np.testing.assert_allclose(model.marginal_log_prob(x, 2, seed=0), expected, 1e-5)
+    assert sizes == [3, 3, 4]
 
 
 def test_an_encoder_for_any_size_of_images_trains():

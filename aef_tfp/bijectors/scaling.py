@@ -76,10 +76,13 @@ class FeatureAffine(Live, tfb.Bijector):
         """The parameters as tensors, after a check against what they are for."""
         log_scale, shift = map(tf.convert_to_tensor, self._affine_parameters())
         # Broadcast, one of them would count once in the log-determinant.
-        if not log_scale.shape.is_compatible_with(values.shape[-1:]):
+        entries = values.shape[-1:]
+        if not all(
+            part.shape.is_compatible_with(entries) for part in (log_scale, shift)
+        ):
             raise ValueError(
                 f"{self.name} scales a last axis of {log_scale.shape[-1:].as_list()} "
-                f"entries, got values of shape {values.shape.as_list()}; give a scale "
-                "for each entry."
+                f"entries, and shifts {shift.shape[-1:].as_list()}, got values of "
+                f"shape {values.shape.as_list()}; give both for each entry."
             )
         return log_scale, shift

@@ -56,6 +56,9 @@ _GREY_MODES = {"1", "L", "LA", "La", "F", *_SIXTEEN_BITS}
 # The largest value of grey files of 2 and 4 bits, which Pillow makes 255.
 _FEW_BITS = {"L;2": 3, "L;4": 15}
 
+# A tag of TIFF files, whose first bit says that a page is another one made smaller.
+_SUBFILE_TYPE = 254
+
 # A tag of TIFF files, and what it is where 0 stands for white.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
@@ -191,7 +194,11 @@ def _has_several(image: Image.Image) -> bool:
         return False
     # Where a second one is damaged, the first may be whole.
     with contextlib.suppress(Exception):
-        return bool(getattr(image, "is_animated", False))
+        if not getattr(image, "is_animated", False) or image.format != "TIFF":
+            return bool(getattr(image, "is_animated", False))
+        # Of scanners and maps the second page is the first one made smaller.
+        image.seek(1)
+        return not int(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)) & 1
     return False
 
 

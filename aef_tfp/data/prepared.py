@@ -20,6 +20,9 @@ __all__ = ["load_prepared"]
 # Images that are copied at once.
 _CHUNK = 256
 
+# Files that are looked at to see whose they are.
+_MOST_FILES = 10_000
+
 
 def load_prepared(
     info: DatasetInfo,
@@ -124,7 +127,8 @@ def check_folder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> 
         kind = "npz" if own.name.lower().endswith(".npz") else "folder"
         raise ValueError(
             f"'{own}' is no data set of TFDS, which {info.name!r} is: name a preset of"
-            f" your own images, such as {kind}-aef-linear-32, or {advice}"
+            f" your own images, such as {kind}-aef-linear-32, or {advice}, which may be"
+            " a new one"
         )
     if os.path.isdir(directory):
         return
@@ -139,23 +143,27 @@ def check_folder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> 
 def _own_images(place: Path) -> Path | None:
     """A user's image or NumPy file: the place, in it, or in a folder in it.
 
-    None if there is anything of TFDS's, too.
+    None if there is anything of TFDS's, too, or if most files are others.
     """
     from aef_tfp.data.image_files import EXTENSIONS
 
     inside = itertools.chain(place.glob("[!.]*"), place.glob("[!.]*/[!.]*"))
     endings = (*EXTENSIONS, ".npz")
-    for path in [place] if place.is_file() else inside:
-        # What TFDS has downloaded may be unprepared yet.
-        if path.parent == place / "downloads":
+    own, others = [], 0
+    for path in [place] if place.is_file() else itertools.islice(inside, _MOST_FILES):
+        # What TFDS has downloaded may be unprepared yet, and runs draw pictures.
+        folder = path.parent
+        if folder == place / "downloads" or (folder / "config.json").is_file():
             continue
-        if path.name.lower().endswith(endings) and path.is_file():
-            break
-    else:
+        if path.name.lower().endswith(endings):
+            own.append(path)
+        else:
+            others += path.is_file()
+    if not own or others > len(own):
         return None
     # Below the name of a data set, that of a configuration, if any, and the version.
     of_tfds = ("*/*/dataset_info.json", "*/*/*/dataset_info.json", "downloads/manual")
-    return None if any(any(place.glob(name)) for name in of_tfds) else path
+    return None if any(any(place.glob(name)) for name in of_tfds) else own[0]
 
 
 def _default_folder() -> str:

@@ -1,7 +1,7 @@
 """Checks of arguments."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,12 @@ def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: If it is neither `(H, W, C)` nor `(n,)` with sides of at least 1.
     """
-    shape = tuple(np.atleast_1d(np.asarray(event_shape, object)))
+    is_one = not isinstance(event_shape, Iterable)
+    shape: tuple[Any, ...] = (event_shape,) if is_one else tuple(event_shape)
     are_sides = all(isinstance(side, (int, np.integer)) and side >= 1 for side in shape)
-    if not are_sides or np.ndim(event_shape) != 1 or len(shape) not in (1, 3):
+    if not are_sides or is_one or len(shape) not in (1, 3):
         hint = ""
-        if are_sides and np.ndim(event_shape) == 0:
+        if are_sides and is_one:
             hint = f"; a vector is ({event_shape},)"
         elif are_sides and len(shape) == 2:
             hint = f"; channels along one axis are ({shape[0]}, 1, {shape[1]})"
@@ -45,7 +46,11 @@ def checked_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
 
 def is_number(value: Any) -> bool:
     """Whether a value is one real number, and no boolean; NaN and infinity are."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        # Lists of several lengths.
+        return False
     return array.ndim == 0 and array.dtype.kind in "iuf"
 
 

@@ -38,10 +38,12 @@ def stateless_seed(seed: Any) -> tf.Tensor:
             each its place in the set.
 
     Raises:
-        ValueError: If it is no such integer.
+        ValueError: If it is neither.
     """
-    if isinstance(seed, (tuple, list, np.ndarray)):
-        seed = tf.convert_to_tensor(seed)
+    if isinstance(seed, np.ndarray):
+        seed = seed.tolist()
+    if _is_pair(seed):
+        return tf.constant(seed, tf.int32)
     if isinstance(seed, tf.Tensor) and seed.dtype.is_integer:
         if seed.shape in ([2], [3]):
             return seed
@@ -55,6 +57,16 @@ def stateless_seed(seed: Any) -> tf.Tensor:
     seed = checked_seed(seed, least=-(2**63))
     low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     return tf.constant(np.array([low, high], np.uint32).view(np.int32))
+
+
+def _is_pair(seed: Any) -> bool:
+    """Whether it is what TensorFlow's stateless operations take, of 32 bits."""
+    return (
+        isinstance(seed, (tuple, list))
+        and len(seed) == 2
+        and all(isinstance(part, (int, np.integer)) for part in seed)
+        and all(-(2**31) <= part < 2**31 for part in seed)
+    )
 
 
 def fold_seed(seed: tf.Tensor, number: Any) -> tf.Tensor:

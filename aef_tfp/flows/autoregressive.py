@@ -90,7 +90,8 @@ class MAF(Expandable, Flow):
         **kwargs: As in every Keras layer.
 
     Raises:
-        ValueError: If a number is no integer of at least 1 (`num_blocks`: 0).
+        ValueError: If a number is no integer of at least 1 (`num_layers` and
+            `num_blocks`: 0).
 
     Example:
         >>> flow = MAF(event_size=8)
@@ -110,7 +111,7 @@ class MAF(Expandable, Flow):
     ):
         super().__init__(**kwargs)
         self.event_size = checked_count("event_size", event_size)
-        self.num_layers = checked_count("num_layers", num_layers)
+        self.num_layers = checked_count("num_layers", num_layers, least=0)
         self.hidden_units = checked_count("hidden_units", hidden_units)
         self.num_blocks = checked_count("num_blocks", num_blocks, least=0)
         flows: list[Flow] = []

@@ -40,10 +40,10 @@ def _of_user_in(flow: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def _parts_of(flow: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """What stacks and inverted flows are made of."""
-    if isinstance(flow, Stack):
+    """What stacks and inverted flows are made of; subclasses may do anything."""
+    if type(flow) is Stack:
         return [part for one in flow.flows for part in _parts_of(one)]
-    return _parts_of(flow.flow) if isinstance(flow, Inverted) else [flow]
+    return _parts_of(flow.flow) if type(flow) is Inverted else [flow]
 
 
 def bijector_of(flow: keras.layers.Layer) -> tfb.Bijector:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from aef_tfp.engine.arguments import check_fits_memory, checked_count, is_number
 from aef_tfp.engine.noise import fold_seed, normal_noise, starting_at, stateless_seed
 from aef_tfp.inference.laplace import Laplace, laplace_approximation
+from aef_tfp.networks.batching import in_passes
 
 __all__ = [
     "PROPOSALS",
@@ -128,6 +129,7 @@ class _Estimated(Protocol):
 
     events: Any
     latent_dim: int
+    _events_per_pass: int
 
     def _preprocessed(self, x, seed): ...
     def _encoder_proposal(self, y): ...
@@ -235,7 +237,7 @@ def estimate_of_preprocessed(
         samples_per_pass = max(1, latents_per_pass // max(1, y.shape[0]))
     # Nothing is fitted to no events.
     if proposal == "encoder" or y.shape[0] == 0:
-        fitted = model._encoder_proposal(y)
+        fitted = in_passes(model._encoder_proposal, y, model._events_per_pass)
     else:
         encoder_scale = tf.constant(model.proposal_scale("encoder"), y.dtype)
         fitted = model._laplace_proposal(y, encoder_scale, fit_seed)

@@ -52,7 +52,7 @@ _TUNING, _FORWARD, _BACKWARD, _LATENTS, _DEVIATIONS, _PROPOSALS = range(6)
 class AnnealedEstimate(NamedTuple):
     """A bound of log p(x) from annealed chains, for each event.
 
-    Args:
+    Attributes:
         log_prob: Nats, `[batch]`: on average below log p(x) from chains that start at
             the prior, and above it from chains that start at the posterior.
         effective_sample_size: (sum w)^2 / sum w^2 of the chains' weights, `[batch]`,

@@ -309,6 +309,11 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
         """How many events go through the model at once in bounded memory."""
         return events_per_pass(None, self.event_shape)
 
+    @property
+    def _densities_per_pass(self) -> int:
+        """The same for the objective, and what else `_of_events` computes."""
+        return self._events_per_pass
+
     def _of_events(self, function: Any, x: Any, seed: int | tf.Tensor | None) -> Any:
         """Values of events, e.g. densities, in passes of bounded memory.
 
@@ -319,7 +324,7 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
             seed: Of all noise, which is a function of it and an event's place in `x`.
         """
         x, seed = self.events.checked(x, density=True), stateless_seed(seed)
-        parts = list(passes(x, self._events_per_pass))
+        parts = list(passes(x, self._densities_per_pass))
         if len(parts) == 1:
             return function(x, seed)
         starts = np.cumsum([0, *(len(part) for part in parts)])

@@ -330,7 +330,7 @@ class Intake(Mixin):
         """
         check_fits_memory(
             f"A batch of {len(x):,}",
-            int(4 * PASS_ENTRIES * len(x) / self._events_per_pass),
+            int(4 * PASS_ENTRIES * len(x) / self._densities_per_pass),
             "lower the batch size",
         )
         self.events.check(x, finite=not training)

@@ -85,14 +85,14 @@ class PixelMAF(Exact, Density, EventModel):
             name=name,
             dtype=dtype,
         )
-        self.num_layers = checked_count("num_layers", num_layers)
-        self.hidden_units = checked_count("hidden_units", hidden_units)
+        self.num_layers = num_layers
+        self.hidden_units = hidden_units
         if flow is None or (isinstance(flow, str) and flow in ("maf", "iaf")):
             build = flows.IAF if flow == "iaf" else flows.MAF
             flow = build(
                 self.event_size,
-                num_layers=self.num_layers,
-                hidden_units=self.hidden_units,
+                num_layers=checked_count("num_layers", num_layers),
+                hidden_units=checked_count("hidden_units", hidden_units),
                 name="flow",
                 dtype=self.events.dtype,
             )

@@ -208,12 +208,21 @@ def unbounded_columns(x: np.ndarray, dtype: str = "float64") -> list[str]:
 
 def _repeating(rows: np.ndarray) -> np.ndarray:
     """Which columns have at most half as many values as rows; equal rows count once."""
-    rows = rows[: max(_LEAST_ROWS, _ENTRIES // rows.shape[1])]
-    ordered = np.sort(np.unique(rows, axis=0), axis=0)
-    if len(ordered) < _LEAST_ROWS:
+    # A zero has one sign then.
+    rows = 0.0 + rows[: max(_LEAST_ROWS, _ENTRIES // rows.shape[1])]
+    has_few = _have_few(rows)
+    if has_few.any():
+        # As bytes: NumPy would compare entry by entry, which takes seconds.
+        whole = np.ascontiguousarray(rows).view(f"V{rows[0].nbytes}").ravel()
+        has_few = _have_few(rows[np.unique(whole, return_index=True)[1]])
+    return has_few
+
+
+def _have_few(rows: np.ndarray) -> np.ndarray:
+    if len(rows) < _LEAST_ROWS:
         return np.zeros(rows.shape[1], bool)
-    values = 1 + np.count_nonzero(np.diff(ordered, axis=0), axis=0)
-    return 2 * values <= len(ordered)
+    changes = np.diff(np.sort(rows, axis=0), axis=0)
+    return 2 * (1 + np.count_nonzero(changes, axis=0)) <= len(rows)
 
 
 def _dependent(rows: np.ndarray) -> np.ndarray:

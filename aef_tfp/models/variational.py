@@ -119,10 +119,10 @@ class Variational(Marginal):
         return log_sum - float(np.log(self.num_importance_samples)) + log_det
 
     @property
-    def _events_per_pass(self):
+    def _densities_per_pass(self):
         # Each event is decoded K times at once.
         decoded = self._latents_per_pass // self.num_importance_samples
-        return max(1, min(super()._events_per_pass, decoded))
+        return max(1, min(self._events_per_pass, decoded))
 
     def _core_of(self, y, seed):
         if seed is None:

@@ -73,14 +73,16 @@ def events_per_pass(network: Any, event_shape: Sequence[int]) -> int:
 def _largest_in(network: Any, event_shape: tuple[int, ...]) -> int:
     """Entries of the largest output of a network's layers; 0 if it shows none."""
     layers = getattr(network, "layers", ())
+    # Models within count by their own layers: what they give out is in those, and in a
+    # graph of theirs.
+    within = [_largest_in(layer, event_shape) for layer in layers]
     outputs = [
         output
-        for layer in layers
+        for layer, size in zip(layers, within, strict=True)
+        if not size
         # A layer that was called elsewhere, too, has no one output.
         for output in tf.nest.flatten(getattr(layer, "output", []))
     ]
-    # Models within show the last of their outputs alone.
-    within = [_largest_in(layer, event_shape) for layer in layers]
     if any(None in output.shape[1:] for output in outputs):
         within.append(_largest_of_open(network, outputs, event_shape))
     else:
@@ -98,10 +100,11 @@ def _largest_of_open(
     """Entries of the largest output of a network that leaves sides open."""
     known = _LARGEST.setdefault(network, {})
     if event_shape not in known:
-        whole = keras.Model(network.inputs, outputs)
         shapes = [output.shape for output in outputs]
-        # A decoder's inputs are no events: its open sides are taken for all of one.
-        with contextlib.suppress(ValueError, TypeError):
+        # A decoder's inputs are no events, and a subclass of a model has none to see:
+        # their open sides are taken for all of one.
+        with contextlib.suppress(AttributeError, ValueError, TypeError):
+            whole = keras.Model(network.inputs, outputs)
             specs = whole.compute_output_spec(keras.KerasTensor((1, *event_shape)))
             shapes = [spec.shape for spec in tf.nest.flatten(specs)]
         known[event_shape] = max(_entries(shape[1:], event_shape) for shape in shapes)
