@@ -134,11 +134,13 @@ def test_checkpoints_of_tensorflow_have_every_weight(kind, model_of, tmp_path, r
     for flow in (model, flows.Stack([small_maf(2), Shift(2)])):
         saved = tf.train.Checkpoint(of=flow).save(tmp_path / "checkpoint")
         names = [name for name, _ in tf.train.list_variables(saved)]
-        found = [name for name in names if name.startswith("of/")]
+        found = [name for name in names if re.match("of/(?!optimizer/)", name)]
         assert len(found) == len(flow.weights)
     model.set_weights([value + 1 for value in model.get_weights()])
     saved = tf.train.Checkpoint(of=model).save(tmp_path / "checkpoint")
-    tf.train.Checkpoint(of=other).restore(saved).assert_consumed()
+    status = tf.train.Checkpoint(of=other).restore(saved)
+    # The optimizer of the one may be there, too.
+    status.assert_existing_objects_matched().expect_partial()
     for got, value in zip(other.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(got, value)
 

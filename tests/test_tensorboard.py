@@ -154,7 +154,7 @@ def test_hyperparameters_stand_beside_the_final_metrics(logs):
     assert settings["latent_dim"].number_value == 2
     assert settings["model"].string_value == "vae"
     # Runs of equal settings have rows of their own.
-    assert data.session_start_info.group_name == logs.parent.name
+    assert data.session_start_info.group_name.startswith(f"{logs.parent.name}-")
 
 
 def test_the_projector_gets_latents_labels_and_images(logs):
