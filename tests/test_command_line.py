@@ -521,21 +521,30 @@ def test_no_file_takes_the_place_of_a_closed_stream():
     assert subprocess.run(command).returncode == 0
 
 
-def test_who_is_cut_off_from_the_output_is_asked_to_end(capsys):
+@pytest.mark.parametrize("has_errors", [True, False])
+def test_who_is_cut_off_from_the_output_is_asked_to_end(has_errors, capsys):
     asked = []
     former = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    full = open("/dev/full", "w")  # noqa: SIM115 - it cannot be closed as others
+    # They cannot be closed as others; the standard error writes each line at once.
+    full = open("/dev/full", "w")  # noqa: SIM115
+    other = sys.stderr
+    if not has_errors:
+        other = open("/dev/full", "w", buffering=1)  # noqa: SIM115
     try:
-        with contextlib.redirect_stdout(full), ending_with_output():
+        errors = contextlib.redirect_stderr(other)
+        with contextlib.redirect_stdout(full), errors, ending_with_output():
             print("one", flush=True)
             print("two", flush=True)
     finally:
         signal.signal(signal.SIGTERM, former)
         # What is left in its buffer goes nowhere.
         full.close()
+        if not has_errors:
+            with contextlib.suppress(OSError):
+                other.close()
     assert asked == [signal.SIGTERM]
     told = "the standard output cannot be written: No space left on device\n"
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == told * has_errors
 
 
 # The commands of the package.

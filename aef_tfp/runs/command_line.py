@@ -261,10 +261,13 @@ class _Output:
             self._is_gone = True
             # What is left in the buffer goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            print(
-                f"the standard output cannot be written: {error.strerror}",
-                file=sys.stderr,
-            )
+            # The standard error may be the same pipe.
+            with contextlib.suppress(OSError):
+                print(
+                    f"the standard output cannot be written: {error.strerror}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             signal.raise_signal(signal.SIGTERM)
 
 
