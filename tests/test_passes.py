@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from aef_tfp.engine.noise import starting_at, stateless_seed
+from aef_tfp.engine.tracing import AnySize
 from aef_tfp.inference import annealed_log_prob
 from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF, PixelMAF
 from aef_tfp.networks.batching import PASS_ENTRIES, events_per_pass, pass_sizes
@@ -28,6 +29,7 @@ METHODS = {
     "objective_terms": lambda m, x: m.objective_terms(x, seed=1),
     "encode": lambda m, x: m.encode(x),
     "reconstruct": lambda m, x: m.reconstruct(x),
+    "predict": lambda m, x: m.predict(x, batch_size=len(x), verbose=0),
     "interpolate": lambda m, x: m.interpolate(x, x[::-1], 3),
     "marginal_log_prob": lambda m, x: m.marginal_log_prob(x, 3, seed=1),
 }
@@ -48,15 +50,15 @@ def test_passes_change_no_number(cls, method, models, monkeypatch):
     sizes = []
     monkeypatch.setattr(cls, "_events_per_pass", 7)
     monkeypatch.setattr(cls, "_latents_per_pass", 7, raising=False)
-    dequantize = type(model.events).dequantize
+    call = AnySize.__call__
 
-    def counted(self, x, seed):
+    def counted(self, x, *others):
         sizes.append(x.shape[0])
-        return dequantize(self, x, seed)
+        return call(self, x, *others)
 
-    monkeypatch.setattr(type(model.events), "dequantize", counted)
+    monkeypatch.setattr(AnySize, "__call__", counted)
     got = compute(model, IMAGES)
-    # Traced for parts, and never for all.
+    # Parts went through, and never all.
     assert sizes
     assert len(IMAGES) not in sizes
     tf.nest.map_structure(
@@ -64,6 +66,21 @@ def test_passes_change_no_number(cls, method, models, monkeypatch):
         got,
         expected,
     )
+
+
+@pytest.mark.parametrize(("cls", "method"), [*CASES, (VAE, "predict")])
+def test_another_number_of_events_is_not_traced_anew(cls, method, models, monkeypatch):
+    compute, model = METHODS[method], models[cls]
+    expected = compute(model, IMAGES[:5])
+    # Called by Python alone.
+    monkeypatch.delattr(type(model.events), "dequantize")
+    got = compute(model, IMAGES[:4])
+    if method != "interpolate":  # which begins with the last one
+        tf.nest.map_structure(
+            lambda a, b: np.testing.assert_allclose(a, b[:4], rtol=2e-5, atol=2e-5),
+            got,
+            expected,
+        )
 
 
 @pytest.mark.parametrize("cls", [PartitionedAEF, VAE, PixelMAF])

@@ -13,7 +13,7 @@ from aef_tfp.bijectors.reuse import cache_of_graph
 from aef_tfp.memory import collector_paused
 from aef_tfp.networks.gradients import gradients_held
 
-__all__ = ["as_traced", "forget_graphs", "traced", "tracing"]
+__all__ = ["AnySize", "as_traced", "forget_graphs", "traced", "tracing"]
 
 # Attribute of an instance.
 _GRAPHS = "_graphs"
@@ -51,6 +51,40 @@ def as_traced() -> Iterator[None]:
         eager.function_call_options = former
 
 
+class AnySize:
+    """A `tf.function` whose graphs leave open how many events there are.
+
+    TensorFlow by itself traces for the first batch as it is, and for any other once
+    more: a last batch is seldom full. That is a second for an encoder, and three for
+    stacked flows. Within another graph nothing is left open that is known there.
+
+    Args:
+        function: A `tf.function`.
+    """
+
+    def __init__(self, function: Any):
+        self._function = function
+        self._kinds: set[Any] = set()
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if tf.executing_eagerly() and not tf.config.functions_run_eagerly():
+            leaves = [_as_open(leaf) for leaf in tf.nest.flatten([arguments, keywords])]
+            if (kind := tuple(leaves)) not in self._kinds:
+                args, kwargs = tf.nest.pack_sequence_as([arguments, keywords], leaves)
+                self._function.get_concrete_function(*args, **kwargs)
+                self._kinds.add(kind)
+        return self._function(*arguments, **keywords)
+
+
+def _as_open(value: Any) -> Any:
+    """What to trace a value as: a batch of any size. Vectors are seeds, and stay."""
+    if not tf.is_tensor(value):
+        return value
+    if value.shape.rank < 2:
+        return tf.TensorSpec(value.shape, value.dtype)
+    return tf.TensorSpec([None, *value.shape[1:]], value.dtype)
+
+
 class _Traced:
     """A function as a `tf.function`; as a method, one that its instance holds.
 
@@ -71,11 +105,13 @@ class _Traced:
         # Nothing here branches or loops on tensors by Python statements, and Keras
         # rewrites no layer either, so that AutoGraph would have nothing to do. Python
         # enters the function only to trace it.
-        return tf.function(
-            tracing()(function),
-            reduce_retracing=True,
-            autograph=False,
-            **self._arguments,
+        return AnySize(
+            tf.function(
+                tracing()(function),
+                reduce_retracing=True,
+                autograph=False,
+                **self._arguments,
+            )
         )
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:

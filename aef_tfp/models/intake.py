@@ -19,6 +19,7 @@ from aef_tfp.engine.examples import (
     in_tuples,
     unpack_batch,
 )
+from aef_tfp.engine.tracing import AnySize
 from aef_tfp.flows.base import keeping_adapted
 from aef_tfp.models.mixin import Mixin
 from aef_tfp.networks.batching import PASS_ENTRIES
@@ -243,6 +244,8 @@ class Intake(Mixin):
             return
         super().make_predict_function(force=True)
         predict = self.predict_function
+        if not self.run_eagerly and self.distribute_strategy.num_replicas_in_sync == 1:
+            predict = AnySize(predict)
 
         def checked(data):
             for batch in data:
