@@ -100,7 +100,7 @@ def manifold_grid(model: Any, num_columns: int = 12) -> np.ndarray:
     first, second = tf.meshgrid(quantiles, quantiles[::-1])
     base = tf.stack([tf.reshape(first, [-1]), tf.reshape(second, [-1])], axis=-1)
     # Not `decode`, which refuses the latents of a model that diverges.
-    images = model._of_latents(model.prior_flow.bijector.forward(base))
+    images = model._of_latents(model.chain.generate(base))
     return image_grid(images, num_columns)
 
 

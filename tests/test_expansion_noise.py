@@ -168,7 +168,7 @@ def test_a_saved_model_is_the_same(trained, digit_images, tmp_path):
 def test_the_methods_are_those_of_a_bound(trained):
     assert trained.likelihood.name == "elbo"
     assert trained.likelihood.function == trained.elbo
-    assert trained.bits_per_dim_name == "elbo_bits_per_dim"
+    assert trained.likelihood.bits_per_dim_name == "elbo_bits_per_dim"
     assert "elbo" in dir(trained)
     assert "joint_log_prob" not in dir(trained)
     with pytest.raises(AttributeError, match="its objective is elbo"):

@@ -146,7 +146,6 @@ def test_a_model_shows_what_works_only(name, arguments, missing):
     assert (likelihood is None) == (name == "Autoencoder")
     if likelihood is not None:
         assert getattr(model, likelihood.name) == likelihood.function
-        assert likelihood.bits_per_dim_name == model.bits_per_dim_name
 
 
 def test_a_property_that_fails_says_which_attribute_was_missing():

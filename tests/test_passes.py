@@ -87,7 +87,7 @@ def test_another_number_of_events_is_not_traced_anew(cls, method, models, monkey
 def test_samples_are_the_same_in_passes(cls, models, monkeypatch):
     kwargs = {} if cls is PixelMAF else {"with_deviations": True}
     expected = models[cls].sample(10, seed=3, **kwargs)
-    monkeypatch.setattr(cls, "_samples_per_pass", 4)
+    monkeypatch.setattr(cls, "_events_per_pass", 4)
     got = models[cls].sample(10, seed=3, **kwargs)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -269,7 +269,7 @@ def test_the_largest_of_all_networks_bounds_a_pass(cls, arguments, entries):
     other = "posterior_flow" if cls is IWAE else "core_flow"
     model = cls((4,), 2, **{**networks, other: "none", **arguments})
     assert model._events_per_pass == PASS_ENTRIES // entries
-    assert model._samples_per_pass == PASS_ENTRIES // entries
+    assert model._events_per_pass == PASS_ENTRIES // entries
     # As many samples as an IWAE has are decoded for each event.
     decoded = arguments.get("num_importance_samples", 1)
     assert model._densities_per_pass == PASS_ENTRIES // (entries * decoded)

@@ -486,7 +486,7 @@ def test_overfits_64_images(cls, digit_images):
     images = digit_images[:64]
     data = batches(images, 64).repeat()
     history = model.fit(data, epochs=2, steps_per_epoch=300, verbose=0).history
-    name = model.bits_per_dim_name
+    name = model.likelihood.bits_per_dim_name
     unseen = model.evaluate(digit_images[64:128], verbose=0, return_dict=True)[name]
     seen = model.evaluate(images, verbose=0, return_dict=True)[name]
     # Training digits in earnest ends at 2.1 bits per dimension after 15 times as many

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from aef_tfp.data.finding import find_image_files
 from aef_tfp.data.image_files import parallel, problem, read_image
 from aef_tfp.data.registry import CELEBA_MASK_HQ_URL, CELEBA_URL
-from aef_tfp.data.splits import MIN_TEST_IMAGES
+from aef_tfp.data.splits import LEAST_IMAGES, SPLITS
 
 __all__ = ["MANUAL_FOLDER", "CelebaHq", "has_partition_lists"]
 
@@ -21,7 +21,6 @@ MANUAL_FOLDER = "celeba_hq"
 _NUM_IMAGES = 30_000
 _MAPPINGS = ("CelebA-HQ-to-CelebA-mapping.txt", "image_list.txt")
 _PARTITION = "list_eval_partition.txt"
-_SPLITS = ("train", "validation", "test")
 
 
 class CelebaHqConfig(tfds.core.BuilderConfig):
@@ -109,7 +108,7 @@ class CelebaHq(tfds.core.GeneratorBasedBuilder):
                 folder,
                 [name for name, at in zip(names, places, strict=True) if at == place],
             )
-            for place, split in enumerate(_SPLITS)
+            for place, split in enumerate(SPLITS)
         }
 
     def _generate_examples(
@@ -234,9 +233,9 @@ def _partition(folder: Path, names: Sequence[str]) -> list[int] | None:
             f" number {surplus[0]}: fetch the list again, or remove both lists"
         )
     chosen = [places[original[index]] for index in range(len(names))]
-    for place, split in enumerate(_SPLITS):
+    for place, split in enumerate(SPLITS):
         number = chosen.count(place)
-        least = MIN_TEST_IMAGES if split == "test" else 1
+        least = LEAST_IMAGES[split]
         if number < least:
             raise ValueError(
                 f"'{partition}' gives {place} ({split}) to {number} of the images, not"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aef_tfp.data.registry import DatasetInfo
-from aef_tfp.data.splits import MIN_TEST_IMAGES, Split, Splits
+from aef_tfp.data.splits import LEAST_IMAGES, Split, Splits
 from aef_tfp.data.storage import Facts, decode_once, file_state
 
 __all__ = ["load_prepared"]
@@ -299,7 +299,7 @@ def _check_sizes(builder: Any, info: DatasetInfo, names: dict[str, Any]) -> None
     """Raises a ValueError, before anything is read, if a split has too few images."""
     for split, name in names.items():
         number = builder.info.splits[name].num_examples
-        least = MIN_TEST_IMAGES if split == "test" else 1
+        least = LEAST_IMAGES[split]
         if number < least:
             noun = "image" if number == 1 else "images"
             raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 from aef_tfp.data.registry import DatasetInfo
 
 __all__ = [
+    "LEAST_IMAGES",
     "MIN_TEST_IMAGES",
     "SPLITS",
     "SPLIT_WORDS",
@@ -34,7 +35,8 @@ SPLIT_WORDS = {
 }
 """Other names of the splits, in lower case."""
 
-_LEAST = {"train": 1, "validation": 1, "test": MIN_TEST_IMAGES}
+LEAST_IMAGES = {"train": 1, "validation": 1, "test": MIN_TEST_IMAGES}
+"""How many images each split has at least."""
 
 # What to say of the least number of images, by the splits that are drawn from them.
 _SHARES = {
@@ -119,15 +121,15 @@ def drawn_sizes(
     drawn = tuple(split for split in SPLITS if split not in given)
     tenth = max(1, round(given["train"] / 10))
     for split in drawn:
-        sizes[split] = min(max(_LEAST[split], tenth), sizes["train"])
+        sizes[split] = min(max(LEAST_IMAGES[split], tenth), sizes["train"])
         sizes["train"] -= sizes[split]
     if whole:
         return {split: sizes[split] for split in SPLITS}
     for split, number in given.items():
         shares = drawn if split == "train" else ()
-        if sizes[split] < _LEAST[split]:
+        if sizes[split] < LEAST_IMAGES[split]:
             noun = "image" if number == 1 else "images"
-            least = _LEAST[split] + sum(_LEAST[share] for share in shares)
+            least = LEAST_IMAGES[split] + sum(LEAST_IMAGES[share] for share in shares)
             raise ValueError(
                 f"{names[split]} holds {number} readable {noun}: there must be at"
                 f" least {least}{_SHARES[shares]}: add more"

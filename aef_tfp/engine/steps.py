@@ -14,7 +14,6 @@ from aef_tfp.engine.clipping import (
     updating_optimizer,
     without_clipping,
 )
-from aef_tfp.engine.examples import unpack_batch
 from aef_tfp.engine.forward import Pass, run_layers
 from aef_tfp.engine.noise import fold_seed, starting_at, stateless_seed
 from aef_tfp.engine.replicas import (
@@ -44,8 +43,8 @@ class Steps(_Mixed):
     """The steps of a `LikelihoodTrainer`, as graph code (a mixin of it)."""
 
     def _single_replica_step(self):
-        def step(data):
-            gradients, scales, finite, values = self._gradient_step(data)
+        def step(x):
+            gradients, scales, finite, values = self._gradient_step(x)
             self._apply_if(
                 finite,
                 gradients,
@@ -54,16 +53,16 @@ class Steps(_Mixed):
             )
 
         step = self._compiled(step)
-        return lambda data: self.distribute_strategy.run(step, args=(data,))
+        return lambda x: self.distribute_strategy.run(step, args=(x,))
 
     def _replicated_step(self):
         strategy = self.distribute_strategy
         gradient_step = self._compiled(self._gradient_step)
 
-        def run_step(data):
+        def run_step(x):
             # The update stands outside `run`: a merge call inside a conditional inside
             # a replica is not possible, a `run` inside a conditional is.
-            gradients, scales, *others = strategy.run(gradient_step, args=(data,))
+            gradients, scales, *others = strategy.run(gradient_step, args=(x,))
             finite, values = tf.nest.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], others
             )
@@ -100,13 +99,12 @@ class Steps(_Mixed):
         for variable, value in zip(self._traced.assigned, values, strict=True):
             variable.assign(value)
 
-    def _gradient_step(self, data):
+    def _gradient_step(self, x):
         """Returns the gradient, its scales, whether it is finite; what layers assign.
 
         The scales are its norm, and what the optimizer divides it by, or None. All of
         them are those of the whole batch: summed over, or agreed on by, the replicas.
         """
-        x = unpack_batch(data)
         first, batch_size = place_in_batch(x)
         seed = self._step_seed(TRAIN, num_steps(self.optimizer), first)
         factor = loss_scale(self.optimizer)
@@ -220,8 +218,7 @@ class Steps(_Mixed):
         with _AS_IT_IS if keeps else without_clipping(self.optimizer):
             self._update.apply(gradients, self.trainable_variables, finish)
 
-    def _test_step(self, data):
-        x = unpack_batch(data)
+    def _test_step(self, x):
         steps_before = tf.cast(self._local_test_steps(), tf.int64)
         first, _ = place_in_batch(x)
         seed = self._step_seed(TEST, steps_before, first)

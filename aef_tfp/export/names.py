@@ -4,7 +4,6 @@ TFP names a node by the path of all bijectors around it, and each node repeats t
 its inputs: half of the file of a model with two flows of four layers would be names.
 """
 
-import os
 from pathlib import Path
 
 from tensorflow.core.framework.function_pb2 import FunctionDef
@@ -28,9 +27,7 @@ def shorten_names(directory: Path) -> None:
     for meta_graph in saved_model.meta_graphs:
         for function in meta_graph.graph_def.library.function:
             _shorten(function)
-    aside = path.with_suffix(".new")
-    aside.write_bytes(saved_model.SerializeToString(deterministic=True))
-    os.replace(aside, path)
+    path.write_bytes(saved_model.SerializeToString(deterministic=True))
     # Hashes of the old file, which nothing needs in order to load or serve the new one.
     (directory / "fingerprint.pb").unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ __all__ = [
     "check_proposal",
     "checked_scale",
     "estimate_of_preprocessed",
+    "events_per_estimate",
     "gather_weights",
     "importance_estimate",
     "laplace_proposal",
@@ -130,6 +131,7 @@ class _Estimated(Protocol):
     events: Any
     latent_dim: int
     _events_per_pass: int
+    _latents_per_pass: int
 
     def _preprocessed(self, x, seed): ...
     def _encoder_proposal(self, y): ...
@@ -147,19 +149,17 @@ def importance_estimate(
     proposal: str,
     proposal_scale: float | None,
     seed: int | tf.Tensor | None,
-    latents_per_pass: int,
 ) -> ImportanceEstimate:
     """Does what `importance_estimate` of a model says, in passes.
 
     Args:
         model: The model.
-        x: Events, as for all other arguments but the last.
+        x: Events, as for all other arguments.
         num_samples: K.
         num_repeats: R.
         proposal: `"encoder"` or `"laplace"`.
         proposal_scale: None or positive.
         seed: None draws a new one.
-        latents_per_pass: How many latents are decoded at once.
     """
     checked_count("num_samples", num_samples)
     checked_count("num_repeats", num_repeats)
@@ -177,13 +177,8 @@ def importance_estimate(
         16 * num_samples * num_repeats,
         "take fewer",
     )
-    events_per_pass = latents_per_pass
-    if proposal == "laplace":
-        # The Jacobian's d columns are so many passes at once.
-        columns = max(model.latent_dim, _LAPLACE_STARTS)
-        events_per_pass = max(1, latents_per_pass // columns)
     parts = []
-    for cut in _cuts(x.shape[0], events_per_pass):
+    for cut in _cuts(x.shape[0], events_per_estimate(model, proposal)):
         place = first + cut.start
         events, log_det = model._preprocessed(x[cut], starting_at(seeds[0], place))
         parts.append(
@@ -196,7 +191,6 @@ def importance_estimate(
                 scale=scale,
                 fit_seed=fold_seed(seeds[0], place),
                 seeds=[fold_seed(seed, place) for seed in seeds[1:]],
-                latents_per_pass=latents_per_pass,
             )
         )
     return ImportanceEstimate(
@@ -204,6 +198,14 @@ def importance_estimate(
         tf.concat([part.effective_sample_size for part in parts], axis=0),
         num_samples,
     )
+
+
+def events_per_estimate(model: _Estimated, proposal: str) -> int:
+    """How many events `estimate_of_preprocessed` takes in bounded memory."""
+    if proposal == "encoder":
+        return model._latents_per_pass
+    # The Jacobian's d columns are so many passes at once.
+    return max(1, model._latents_per_pass // max(model.latent_dim, _LAPLACE_STARTS))
 
 
 def estimate_of_preprocessed(
@@ -216,7 +218,6 @@ def estimate_of_preprocessed(
     scale: tf.Tensor,
     fit_seed: tf.Tensor,
     seeds: Iterable[tf.Tensor],
-    latents_per_pass: int,
 ) -> ImportanceEstimate:
     """Estimates log p(y) + log_det of events that go through one pass.
 
@@ -229,12 +230,11 @@ def estimate_of_preprocessed(
         scale: Of the proposal.
         fit_seed: Of the search for a Laplace proposal.
         seeds: Stateless seeds, one per repeat.
-        latents_per_pass: How many latents are decoded at once.
     """
     samples_per_pass = 1
     # A graph that does not know how many events it gets takes a sample at a time.
     if y.shape[0] is not None:
-        samples_per_pass = max(1, latents_per_pass // max(1, y.shape[0]))
+        samples_per_pass = max(1, model._latents_per_pass // max(1, y.shape[0]))
     # Nothing is fitted to no events.
     if proposal == "encoder" or y.shape[0] == 0:
         fitted = in_passes(model._encoder_proposal, y, model._events_per_pass)

@@ -24,7 +24,11 @@ from aef_tfp.inference.annealed import (
     sigmoidal_schedule,
     tuned_step_sizes,
 )
-from aef_tfp.inference.importance import PROPOSALS, estimate_of_preprocessed
+from aef_tfp.inference.importance import (
+    PROPOSALS,
+    estimate_of_preprocessed,
+    events_per_estimate,
+)
 from aef_tfp.networks.batching import joined, pass_sizes
 
 __all__ = ["AnnealedEstimate", "Sandwich", "annealed_log_prob", "sandwich"]
@@ -403,12 +407,8 @@ def _importance(model, y, log_det, proposal, num_samples, seed):
     y = tf.reshape(y, [-1, *model.event_shape])
     seed = fold_seed(seed, _PROPOSALS)
     scale = tf.constant(model.proposal_scale(proposal), y.dtype)
-    size = len(y)
-    if proposal == "laplace":
-        # The Jacobian's d columns are so many passes at once.
-        size = max(1, model._latents_per_pass // max(_BLOCK, model.latent_dim))
     parts, start = [], 0
-    for count in pass_sizes(len(y), size):
+    for count in pass_sizes(len(y), events_per_estimate(model, proposal)):
         part = y[start : start + count]
         own = fold_seed(seed[:2], seed[2] + start)
         parts.append(
@@ -421,7 +421,6 @@ def _importance(model, y, log_det, proposal, num_samples, seed):
                 scale=scale,
                 fit_seed=fold_seed(own, 0),
                 seeds=[fold_seed(own, 1)],
-                latents_per_pass=model._latents_per_pass,
             ).log_prob
         )
         start += count

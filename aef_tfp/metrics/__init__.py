@@ -24,7 +24,6 @@ from aef_tfp.metrics.inspection import (
 )
 from aef_tfp.metrics.likelihood import (
     annealed_records,
-    exact_records,
     marginal_records,
     objective_records,
     tune_proposal_scale,
@@ -57,7 +56,6 @@ __all__ = [
     "differences",
     "digest_of",
     "distance_records",
-    "exact_records",
     "extract_features",
     "feature_error",
     "frechet_distance",

@@ -10,7 +10,13 @@ __all__ = [
     "check_same_shape",
     "checked_features",
     "checked_images",
+    "one_line",
 ]
+
+
+def one_line(error: Exception) -> str:
+    """Returns what an error of a library says, for a message of one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_image_shape(name: str, images: Any) -> None:

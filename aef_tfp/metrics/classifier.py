@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.engine.arguments import checked_count
-from aef_tfp.metrics.checks import check_image_shape
+from aef_tfp.metrics.checks import check_image_shape, one_line
 from aef_tfp.metrics.features import cache_dir as default_cache_dir
 
 __all__ = ["ClassifierFeatures", "get_classifier", "train_classifier"]
@@ -166,7 +166,7 @@ class ClassifierFeatures:
         except Exception as error:  # a damaged file can fail anywhere inside Keras
             raise ValueError(
                 f"{os.fspath(path)!r} is no classifier of this package, or is damaged "
-                f"({_one_line(error)}): delete it"
+                f"({one_line(error)}): delete it"
             ) from error
         return loaded
 
@@ -305,7 +305,7 @@ def get_classifier(
         try:
             return ClassifierFeatures.load(path)
         except ValueError as error:
-            print(f"warning: {_one_line(error)}; training anew", file=sys.stderr)
+            print(f"warning: {one_line(error)}; training anew", file=sys.stderr)
     trained = train_classifier(
         train_images, train_labels, num_levels=num_levels, seed=seed, verbose=verbose
     )
@@ -316,7 +316,7 @@ def get_classifier(
         classifier.save(path)
     except OSError as error:
         print(
-            f"warning: cannot keep the {classifier.name} ({_one_line(error)}); it will "
+            f"warning: cannot keep the {classifier.name} ({one_line(error)}); it will "
             "be trained again next time",
             file=sys.stderr,
         )
@@ -409,7 +409,3 @@ def _digest(arrays: Sequence[np.ndarray]) -> str:
         sha.update(f"{array.dtype.str}{array.shape}".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()[:8]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

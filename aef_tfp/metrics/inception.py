@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.metrics.checks import check_image_shape
+from aef_tfp.metrics.checks import check_image_shape, one_line
 from aef_tfp.metrics.features import cache_dir
 
 __all__ = [
@@ -184,7 +184,7 @@ def _graph_content(path: Path) -> bytes:
                         return file.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(
-            f"archive {os.fspath(path)!r} is damaged ({_one_line(error)}): delete it "
+            f"archive {os.fspath(path)!r} is damaged ({one_line(error)}): delete it "
             f"and fetch {GRAPH_URL} again"
         ) from error
     raise ValueError(
@@ -236,10 +236,6 @@ def _downloaded(path: Path, remedy: str) -> Path:
             )
     except Exception as error:  # `get_file` raises the base class for a dead network
         raise OSError(
-            f"cannot download the Inception graph ({_one_line(error)}): {remedy}"
+            f"cannot download the Inception graph ({one_line(error)}): {remedy}"
         ) from error
     return Path(file)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,5 +1,6 @@
 """Likelihoods of a set of images: objectives, importance sampling, and its scale."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,6 @@ from aef_tfp.records import Record, digest_of
 __all__ = [
     "annealed_records",
     "checked_events",
-    "exact_records",
     "marginal_records",
     "objective_records",
     "tune_proposal_scale",
@@ -52,7 +52,7 @@ def checked_events(images: Any) -> np.ndarray:
     return images
 
 
-def exact_records(
+def objective_records(
     model: Any,
     images: Any,
     *,
@@ -62,7 +62,10 @@ def exact_records(
     progress: Progress | None = None,
     **facts: Any,
 ) -> list[Record]:
-    """Evaluates an exact likelihood, of a `PartitionedAEF` or a `PixelMAF`.
+    """Evaluates what a model is trained on: `model.likelihood`.
+
+    For a `PartitionedAEF` or a `PixelMAF` that is log p(x). For others it is no
+    likelihood: the joint density of an expanded AEF, or the bound of a VAE.
 
     Args:
         model: The model.
@@ -74,41 +77,11 @@ def exact_records(
         **facts: Other fields of the records, e.g. `iteration`.
 
     Returns:
-        Records `log_prob` and `bits_per_dim`.
+        Records of nats and bits per dimension, by the objective's true name, as
+        `log_prob` and `bits_per_dim`, or `elbo` and `elbo_bits_per_dim`.
 
     Raises:
         ValueError: If the images do not fit.
-    """
-    log_prob = _in_batches(model.log_prob, images, batch_size, seed, progress)
-    return _log_prob_records(
-        model,
-        images,
-        "",
-        log_prob,
-        estimator=f"exact log-likelihood, {_DEQUANTIZED}",
-        split=split,
-        seed=seed,
-        **facts,
-    )
-
-
-def objective_records(
-    model: Any,
-    images: Any,
-    *,
-    split: str,
-    seed: int = 0,
-    batch_size: int = 128,
-    progress: Progress | None = None,
-    **facts: Any,
-) -> list[Record]:
-    """Evaluates the objective of a model whose likelihood has to be estimated.
-
-    It is no likelihood: the joint density of an expanded AEF, or the bound of a VAE.
-    Arguments as in `exact_records`.
-
-    Returns:
-        Records of nats and bits per dimension, by the objective's true name.
     """
     objective = model.likelihood
     values = _in_batches(objective.function, images, batch_size, seed, progress)
@@ -116,7 +89,7 @@ def objective_records(
         model,
         images,
         objective.prefix,
-        values,
+        np.concatenate(values),
         estimator=f"{objective.description}, {_DEQUANTIZED}",
         split=split,
         seed=seed,
@@ -143,7 +116,7 @@ def marginal_records(
 
     Args:
         model: An `ExpandedAEF`, `VAE` or `IWAE`.
-        images: As in `exact_records`.
+        images: As in `objective_records`.
         split: Which images they are.
         num_samples: K.
         num_repeats: R, pooled inside the logarithm.
@@ -163,22 +136,15 @@ def marginal_records(
     Raises:
         ValueError: If the images do not fit, or a number is out of its range.
     """
-    estimates: list[Any] = []
-
-    def estimate(batch, *, seed):
-        estimates.append(
-            model.importance_estimate(
-                batch,
-                num_samples,
-                num_repeats=num_repeats,
-                proposal=proposal,
-                proposal_scale=proposal_scale,
-                seed=seed,
-            )
-        )
-        return estimates[-1].log_prob
-
-    log_prob = _in_batches(estimate, images, batch_size, seed, progress)
+    estimate = functools.partial(
+        model.importance_estimate,
+        num_samples=num_samples,
+        num_repeats=num_repeats,
+        proposal=proposal,
+        proposal_scale=proposal_scale,
+    )
+    estimates = _in_batches(estimate, images, batch_size, seed, progress)
+    log_prob = np.concatenate([part.log_prob for part in estimates])
     scale = model.proposal_scale(proposal) if proposal_scale is None else proposal_scale
     tuned = "tuned" if proposal in model.proposal_scales else "default"
     how = tuned if proposal_scale is None else "given"
@@ -240,7 +206,7 @@ def annealed_records(
 
     Args:
         model: An `ExpandedAEF`, `VAE` or `IWAE`.
-        images: As in `exact_records`; hundreds rather than thousands.
+        images: As in `objective_records`; hundreds rather than thousands.
         split: Which images they are.
         num_chains: As in `inference.annealed_log_prob`, like the next two.
         num_steps: Densities from the prior to the posterior.
@@ -258,22 +224,15 @@ def annealed_records(
         TypeError: If the model has no latents to integrate over.
         ValueError: If the images do not fit, or a number is out of its range.
     """
-    estimates: list[Any] = []
-
-    def estimate(batch, *, seed):
-        estimates.append(
-            annealed_log_prob(
-                model,
-                batch,
-                num_chains=num_chains,
-                num_steps=num_steps,
-                num_leapfrog_steps=num_leapfrog_steps,
-                seed=seed,
-            )
-        )
-        return estimates[-1].log_prob
-
-    log_prob = _in_batches(estimate, images, batch_size, seed, progress)
+    estimate = functools.partial(
+        annealed_log_prob,
+        model,
+        num_chains=num_chains,
+        num_steps=num_steps,
+        num_leapfrog_steps=num_leapfrog_steps,
+    )
+    estimates = _in_batches(estimate, images, batch_size, seed, progress)
+    log_prob = np.concatenate([part.log_prob for part in estimates])
     sizes = np.concatenate([part.effective_sample_size for part in estimates])
     acceptance = np.concatenate([part.acceptance for part in estimates]).mean()
     facts = {
@@ -390,7 +349,8 @@ def _log_prob_records(model, images, prefix, log_prob, **facts) -> list[Record]:
     )
 
 
-def _in_batches(function, images, batch_size, seed, progress) -> np.ndarray:
+def _in_batches(function, images, batch_size, seed, progress) -> list[Any]:
+    """What a function of events and a seed says of each batch."""
     images = checked_events(images)
     # Not None: a record says which seed it was.
     whole = stateless_seed(checked_seed(seed, least=-(2**63)))
@@ -400,7 +360,7 @@ def _in_batches(function, images, batch_size, seed, progress) -> np.ndarray:
         batch = images[start : start + batch_size]
         # How many are evaluated at once changes no noise: models of other batch sizes
         # are compared image by image.
-        parts.append(np.asarray(function(batch, seed=starting_at(whole, start))))
+        parts.append(function(batch, seed=starting_at(whole, start)))
         if progress is not None:
             progress(min(start + batch_size, len(images)))
-    return np.concatenate(parts)
+    return parts

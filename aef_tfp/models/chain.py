@@ -121,18 +121,28 @@ class Chain:
         self.dtype = dtype
 
     # What the networks say. A condition on the model will enter here, and in
-    # `bijector_of`: nothing else calls a network or a flow.
+    # `bijector_of`: no density, sample or estimate calls a network or a flow elsewhere.
+
+    def encode_event(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns g_m and g_s of events as the encoder sees them, `[..., d]` each."""
+        return self.encoder(event)
+
+    def decode_event(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns location and scale of whole events, `[..., *event_shape]` each."""
+        return self.decoder(z)
 
     def encoded(self, shell: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns g_m(shell) and g_s(shell), `[..., d]` each."""
         return with_flat_batch(
-            lambda flat: self.encoder(self.shell.to_event(flat)), shell, event_ndims=1
+            lambda flat: self.encode_event(self.shell.to_event(flat)),
+            shell,
+            event_ndims=1,
         )
 
     def decoded(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns f(z) and sigma(z), `[..., m]` each."""
         return with_flat_batch(
-            lambda flat: tuple(map(self.shell.of_event, self.decoder(flat))),
+            lambda flat: tuple(map(self.shell.of_event, self.decode_event(flat))),
             z,
             event_ndims=1,
         )

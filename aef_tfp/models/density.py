@@ -28,18 +28,13 @@ class Density(Mixin):
     def _generate(self, num_samples, temperature, with_deviations, seed) -> tf.Tensor:
         """Events `[num_samples, *event_shape]`; the arguments are those of `sample`."""
 
-    @property
-    def bits_per_dim_name(self) -> str:
-        """True name of the bits per dimension of the objective."""
-        return self.likelihood.bits_per_dim_name
-
     def bits_per_dim(self, log_prob: Any) -> Any:
         """Converts nats per event to bits per dimension, quantization included."""
         return bits_per_dim(log_prob, self.event_size, self.events.num_levels)
 
     def objective_logs(self, loss: Any) -> dict[str, Any]:
         """Bits per dimension of the objective; whose, its name says."""
-        name = self.bits_per_dim_name
+        name = self.likelihood.bits_per_dim_name
         if self.noise_std:
             name = f"{self.denoising_target}_target_{name}"
         return {name: self.bits_per_dim(-loss)}
@@ -82,7 +77,7 @@ class Density(Mixin):
             "draw fewer at a time",
         )
         whole, start, parts = stateless_seed(seed), 0, []
-        for count in pass_sizes(num_samples, self._samples_per_pass):
+        for count in pass_sizes(num_samples, self._events_per_pass):
             parts.append(
                 self._sample(
                     tf.constant(count, tf.int32),
@@ -95,10 +90,6 @@ class Density(Mixin):
             )
             start += count
         return joined(parts)
-
-    @property
-    def _samples_per_pass(self) -> int:
-        return self._events_per_pass
 
     @traced
     def _sample(self, num_samples, temperature, with_deviations, seed, compiled=False):
@@ -120,7 +111,7 @@ class Exact(Mixin):
     @property
     def likelihood(self) -> Likelihood:
         """Training maximizes the likelihood itself."""
-        return Likelihood("log_prob", self.log_prob, True, "", "exact log-likelihood")
+        return Likelihood("log_prob", self.log_prob, "", "exact log-likelihood")
 
     def log_prob(self, x: Any, *, seed: int | tf.Tensor | None = None) -> tf.Tensor:
         """Returns exact log-densities of events.
@@ -138,7 +129,3 @@ class Exact(Mixin):
             ValueError: If `x` has a wrong shape, or values out of range.
         """
         return self._of_events(self._objective_in_graph, x, seed)
-
-    def _objective_of(self, inputs, targets, seed):
-        """Log-density of dequantized events (eq. 7), nats, `[batch]`."""
-        return self.distribution.log_prob(tf.identity(targets))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 
 from aef_tfp import flows
-from aef_tfp.engine.arguments import checked_event_shape, is_number
+from aef_tfp.engine.arguments import is_number
 from aef_tfp.engine.examples import first_examples
 from aef_tfp.engine.noise import (
     fold_seed,
@@ -124,9 +124,9 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
                 "their gradients overflow float16, and densities need more digits than "
                 "bfloat16 has; use 'mixed_bfloat16' or 'float32'."
             )
-        self.event_shape = checked_event_shape(event_shape)
         density = self.dtype_policy.variable_dtype
-        self.events = EventSpec.of(self.event_shape, num_levels, logit_lambda, density)
+        self.events = EventSpec.of(event_shape, num_levels, logit_lambda, density)
+        self.event_shape = self.events.shape
         self.noise_std = noise_std
         self.denoising_target = denoising_target
         act_norm = flows.ActNorm(self.event_shape[-1], name="act_norm", dtype=density)

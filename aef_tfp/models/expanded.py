@@ -244,7 +244,6 @@ class ExpandedAEF(Marginal, EventModel):
             return Likelihood(
                 "elbo",
                 self.elbo,
-                False,
                 "elbo_",
                 "one-sample ELBO with noise on h(x), a lower bound of log p(x)",
                 is_noisy=True,
@@ -252,7 +251,6 @@ class ExpandedAEF(Marginal, EventModel):
         return Likelihood(
             "joint_log_prob",
             self.joint_log_prob,
-            False,
             "joint_",
             "joint density log p(x, h(x)), no likelihood of x",
         )
@@ -289,7 +287,7 @@ class ExpandedAEF(Marginal, EventModel):
         y_inputs = y if inputs is targets else self._preprocess(inputs)[0]
         core, terms = self._core_of(y_inputs, fold_seed(seed, 0))
         terms["preprocessing_log_det"] = log_det
-        encoded = self.encoder(y_inputs)
+        encoded = self.chain.encode_event(y_inputs)
         return self.chain.log_prob(core, self._flat(y), encoded) + sum(terms.values())
 
     def _features(self, y):

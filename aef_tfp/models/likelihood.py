@@ -14,7 +14,6 @@ class Likelihood:
     Args:
         name: Of the model's method: `"log_prob"`, `"joint_log_prob"` or `"elbo"`.
         function: From events and a seed to nats per event, `[batch]`.
-        is_exact: Whether it is log p(x) itself.
         prefix: Of the names of its numbers, which only an exact one has without:
             `joint_bits_per_dim`.
         description: In words, for records.
@@ -24,10 +23,14 @@ class Likelihood:
 
     name: str
     function: Callable[..., Any]
-    is_exact: bool
     prefix: str
     description: str
     is_noisy: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is log p(x) itself."""
+        return not self.prefix
 
     @property
     def bits_per_dim_name(self) -> str:

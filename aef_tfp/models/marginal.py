@@ -188,7 +188,6 @@ class Marginal(Chained):
             proposal=proposal,
             proposal_scale=proposal_scale,
             seed=seed,
-            latents_per_pass=self._latents_per_pass,
         )
 
     # What estimates are made of: p(z, y), proposals, and latents drawn from them.
@@ -199,7 +198,7 @@ class Marginal(Chained):
 
     def _propose(self, y):
         """What the encoder says of events, once for all samples."""
-        return EncoderProposal(self._core_of(y, None)[0], self.encoder(y))
+        return EncoderProposal(self._core_of(y, None)[0], self.chain.encode_event(y))
 
     def _draw(self, proposal, noise, scale):
         """Latents of standard normal noise `[..., batch, d]`, and log q(z | y)."""
@@ -286,7 +285,7 @@ class Marginal(Chained):
     # The event, whole.
 
     def _decode(self, z, deviations):
-        loc, scale = self.decoder(z)
+        loc, scale = self.chain.decode_event(z)
         if deviations is not None:
             loc += scale * tf.reshape(deviations, tf.shape(loc))
         return self.preprocessing.bijector.forward(loc)

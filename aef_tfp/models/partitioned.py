@@ -12,8 +12,6 @@ from aef_tfp.bijectors import Partition, partition_mask
 from aef_tfp.bijectors.reuse import chain
 from aef_tfp.engine.arguments import (
     checked_count,
-    checked_event_shape,
-    checked_seed,
 )
 from aef_tfp.models.chain import PartialShell
 from aef_tfp.models.chained import Chained
@@ -113,11 +111,6 @@ class PartitionedAEF(Exact, Chained, EventModel):
         name: str | None = None,
         dtype: Any = None,
     ):
-        event_shape = checked_event_shape(event_shape)
-        checked_count("latent_dim", latent_dim)
-        seed = checked_seed(seed)
-        mask = partition_mask(partition, event_shape, latent_dim, seed=seed)
-        mask.setflags(write=False)
         super().__init__(
             event_shape,
             num_levels=num_levels,
@@ -128,6 +121,9 @@ class PartitionedAEF(Exact, Chained, EventModel):
             name=name,
             dtype=dtype,
         )
+        checked_count("latent_dim", latent_dim)
+        mask = partition_mask(partition, self.event_shape, latent_dim, seed=self.seed)
+        mask.setflags(write=False)
         self._make_networks(
             latent_dim, encoder, decoder, decoder_scale, initial_raw_scale
         )
@@ -155,7 +151,7 @@ class PartitionedAEF(Exact, Chained, EventModel):
         """The model as a distribution over events; see `Exact`."""
         return tfd.TransformedDistribution(
             self.chain.base,
-            chain([self._event_bijector, *list(self.chain.parts().values())[-1:]]),
+            chain([self.preprocessing.bijector, self._partition, self.chain.bijector]),
         )
 
     @property

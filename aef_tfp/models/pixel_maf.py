@@ -135,6 +135,10 @@ class PixelMAF(Exact, Density, EventModel):
         x = self.dequantize(tf.convert_to_tensor(x), seed=None)
         return self._event_bijector.inverse(tf.identity(x))
 
+    def _objective_of(self, inputs, targets, seed):
+        """Log-density of dequantized events, nats, `[batch]`."""
+        return self.distribution.log_prob(tf.identity(targets))
+
     def _generate(self, num_samples, temperature, with_deviations, seed):
         base = temperature * self._noise(num_samples, self.event_size, seed)
         return self._event_bijector.forward(base)

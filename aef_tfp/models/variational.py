@@ -93,7 +93,6 @@ class Variational(Marginal):
         return Likelihood(
             "elbo",
             self.elbo,
-            False,
             f"{self._bound_name}_",
             f"{number}-sample ELBO, a lower bound of log p(x)",
             is_noisy=True,

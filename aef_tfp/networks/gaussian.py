@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
@@ -52,6 +53,9 @@ def _reason(error: Exception) -> str:
 class _HeadedNetwork(Expandable, keras.layers.Layer):
     """Any Keras network, called with any batch shape, outputs in the density dtype."""
 
+    # What messages call it.
+    _role: ClassVar[str] = "encoder"
+
     def __init__(self, network, input_shape: Sequence[int], **kwargs):
         super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
         self.network = network
@@ -74,10 +78,6 @@ class _HeadedNetwork(Expandable, keras.layers.Layer):
             )
         refuse_half_precision(self._role, self.network)
         self._output_shapes = [tuple(y.shape[1:]) for y in tf.nest.flatten(outputs)]
-
-    @property
-    def _role(self) -> str:
-        return "decoder" if "Decoder" in type(self).__name__ else "encoder"
 
     def _raw(self, x):
         """Calls the network; its one or more outputs as a list in our dtype."""
@@ -125,8 +125,24 @@ class _HeadedNetwork(Expandable, keras.layers.Layer):
         return cls(**{**config, "network": network})
 
 
+class _Encoder(_HeadedNetwork):
+    """Features of an event, and from them latents."""
+
+    def __init__(self, network, event_shape, latent_dim: int, **kwargs):
+        super().__init__(network, event_shape, **kwargs)
+        self.latent_dim = latent_dim
+
+    def get_config(self):
+        """Returns the constructor's arguments; the network as a serialized object."""
+        return {
+            **super().get_config(),
+            "event_shape": list(self._network_input_shape),
+            "latent_dim": self.latent_dim,
+        }
+
+
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class GaussianEncoder(_HeadedNetwork):
+class GaussianEncoder(_Encoder):
     """Encoder with Gaussian outputs: g_m and g_s of eq. 4, 9.
 
     A network with one output is taken as features: two linear heads follow,
@@ -148,8 +164,7 @@ class GaussianEncoder(_HeadedNetwork):
     """
 
     def __init__(self, network, event_shape, latent_dim: int, **kwargs):
-        super().__init__(network, event_shape, **kwargs)
-        self.latent_dim = latent_dim
+        super().__init__(network, event_shape, latent_dim, **kwargs)
         if len(self._output_shapes) == 1:
             self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
             self.loc_head = _linear(latent_dim, self, "loc_head")
@@ -173,17 +188,9 @@ class GaussianEncoder(_HeadedNetwork):
         shape = (*self._batch_shape(input_shape), self.latent_dim)
         return shape, shape
 
-    def get_config(self):
-        """Returns the constructor's arguments; the network as a serialized object."""
-        return {
-            **super().get_config(),
-            "event_shape": list(self._network_input_shape),
-            "latent_dim": self.latent_dim,
-        }
-
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
-class PointEncoder(_HeadedNetwork):
+class PointEncoder(_Encoder):
     """Encoder without a scale: one linear head on the network's features.
 
     Args:
@@ -197,10 +204,9 @@ class PointEncoder(_HeadedNetwork):
     """
 
     def __init__(self, network, event_shape, latent_dim: int, **kwargs):
-        super().__init__(network, event_shape, **kwargs)
+        super().__init__(network, event_shape, latent_dim, **kwargs)
         if len(self._output_shapes) != 1:
             self._refuse("one output (features) here, where latents have no scale")
-        self.latent_dim = latent_dim
         self.flatten = keras.layers.Flatten(dtype=self.dtype_policy)
         self.loc_head = _linear(latent_dim, self, "loc_head")
         self.built = True
@@ -211,14 +217,6 @@ class PointEncoder(_HeadedNetwork):
     def compute_output_shape(self, input_shape):
         """Returns the shape of the latents, `[..., d]`."""
         return (*self._batch_shape(input_shape), self.latent_dim)
-
-    def get_config(self):
-        """Returns the constructor's arguments; the network as a serialized object."""
-        return {
-            **super().get_config(),
-            "event_shape": list(self._network_input_shape),
-            "latent_dim": self.latent_dim,
-        }
 
 
 @keras.saving.register_keras_serializable(package="aef_tfp")
@@ -246,6 +244,8 @@ class GaussianDecoder(_HeadedNetwork):
     Raises:
         ValueError: If `scale` is unknown or the network's output has the wrong shape.
     """
+
+    _role: ClassVar[str] = "decoder"
 
     def __init__(
         self,

@@ -11,19 +11,13 @@ from typing import Any
 import tensorflow as tf
 
 from aef_tfp.files import replace_text
+from aef_tfp.records import library_versions
 from aef_tfp.saved import DamagedFile, read_json
 
 __all__ = ["write_environment"]
 
-_PACKAGES = (
-    "aef_tfp",
-    "tensorflow",
-    "keras",
-    "tensorflow-probability",
-    "tf_keras",
-    "tensorflow-datasets",
-    "numpy",
-)
+# Beside those that a number depends on.
+_PACKAGES = ("tf_keras", "tensorflow-datasets")
 
 
 def write_environment(path: Path, strategy: tf.distribute.Strategy, done: int) -> None:
@@ -72,5 +66,6 @@ def _environment(strategy: tf.distribute.Strategy) -> dict[str, Any]:
         ],
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": library_versions()
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }

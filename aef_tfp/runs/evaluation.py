@@ -271,11 +271,11 @@ def likelihood_records(
     def progress(title, count):
         return progress_bar(title, len(count), verbose)
 
-    if model.likelihood.is_exact:
-        bar = progress("log-likelihood", images)
-        return metrics.exact_records(model, images, progress=bar, **facts)
-    bar = progress("objective", images)
+    is_exact = model.likelihood.is_exact
+    bar = progress("log-likelihood" if is_exact else "objective", images)
     records = metrics.objective_records(model, images, progress=bar, **facts)
+    if is_exact:
+        return records
     if proposal != "none":
         bar = progress(f"importance sampling ({proposal})", marginal_images)
         records += metrics.marginal_records(
