@@ -312,12 +312,17 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
     keys = dict.fromkeys(key for found in by_row.values() for key in found)
     firsts = [next(f[key] for f in by_row.values() if key in f) for key in keys]
     table = [["quantity", *map(_row, firsts)]]
+    notes: list[str] = []
     for name, value_of in _FACTS.items():
         values = [value_of(record) for record in firsts]
         # How many images there are, a row says itself.
         label_of = _row if name == "set" else _name
         labels = list(map(label_of, firsts))
         if len({*zip(labels, values, strict=True)}) > len({*labels}):
+            if name == "estimator":
+                # Sentences, which follow the table.
+                notes = list(dict.fromkeys(values))
+                values = [f"({notes.index(value) + 1})" for value in values]
             table.append([name, *values])
     numbers = len(table)
     for run, found in by_row.items():
@@ -343,6 +348,7 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> str:
         ).rstrip()
         for row in zip(*table, strict=True)
     ]
+    lines += [f"({i + 1}) {note}" for i, note in enumerate(notes)]
     return "\n".join(lines)
 
 

@@ -688,7 +688,6 @@ def test_iterations_are_those_of_the_numbers_that_are_shown():
         ("anomalies", ("0123abcd", "4567abcd"), "anomalies"),
         ("temperature", (1.0, 0.85), "temperature"),
         ("features", ("classifier one", "classifier two"), "features"),
-        ("estimator", ("importance sampling", "two samples"), "estimator"),
         ("num_samples", (128, 64), None),
         ("proposal", ("laplace", "encoder"), None),
         ("split", ("test", "validation"), None),
@@ -706,6 +705,20 @@ def test_what_differs_is_a_row_and_a_column_of_its_own(fact, values, title):
     together = metrics.comparison({"a": [first], "b": [first]}).splitlines()
     assert len(together) == 3
     assert title is None or title not in together[0].split()
+
+
+def test_estimators_are_written_below_a_comparison():
+    names = "importance sampling, " + "one of many words " * 8, "two samples"
+    first, second = (record(estimator=name) for name in names)
+    lines = metrics.comparison({"a": [first], "b": [second]}).splitlines()
+    assert "estimator" in lines[0].split()
+    assert [line.split().count(f"({i})") for i, line in enumerate(lines[1:3], 1)] == [
+        1,
+        1,
+    ]
+    assert lines[-2:] == [f"({i}) {name}" for i, name in enumerate(names, 1)]
+    assert max(map(len, lines[:-2])) < 130
+    assert "(1)" not in metrics.comparison({"a": [first], "b": [first]})
 
 
 def test_images_that_nobody_knows_are_not_the_same():

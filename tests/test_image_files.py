@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -382,7 +383,10 @@ def test_the_images_choose_the_settings(asked, num_images, shape, expected):
     # A run ends with a whole epoch, and its curves have points in each.
     if asked.iterations is None:
         assert config.iterations % config.validation_interval == 0
-    assert 5 * config.log_interval <= config.validation_interval
+    together = math.gcd(config.validation_interval, config.steps_per_execution)
+    if asked.log_interval is None:
+        assert config.log_interval % together == 0
+    assert 5 * max(config.log_interval - together, 1) <= config.validation_interval
     assert config.picture_interval >= config.validation_interval
     # The same again chooses nothing.
     assert choose(config, num_images, shape) == (config, ())

@@ -44,6 +44,11 @@ class Batches(keras.utils.PyDataset):
         return self.x[index * SIZE : (index + 1) * SIZE]
 
 
+class Labelled(Batches):
+    def __getitem__(self, index):
+        return super().__getitem__(index), np.zeros(SIZE)
+
+
 class ArrayLike:
     """As pandas and other libraries give arrays."""
 
@@ -325,6 +330,7 @@ def test_weights_and_labels_are_refused(method, kwargs, trained, refused):
         (INTEGERS.astype(str), "integers or floats, got "),
         (list(INTEGERS), "one array of images, got a list of 96"),
         (((b, 1) for b in generator(INTEGERS)), "images alone, got a tuple of 2"),
+        (Labelled(INTEGERS), "images alone, got a tuple of 2 per batch; return the im"),
         (tf.data.Dataset.from_tensors("x").batch(2), "takes events of shape"),
         (batches({"image": INTEGERS}), "a data set of dictionaries with 'image'; take"),
         (batches(({"image": INTEGERS},)), "a data set of dictionaries with 'image'"),

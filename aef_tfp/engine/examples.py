@@ -128,7 +128,8 @@ def unpack_batch(data: Any) -> Any:
         )
         raise ValueError(
             f"The model takes images alone, got {kind} per batch; drop labels and "
-            "weights, e.g. dataset.map(lambda image, label: image)."
+            "weights, e.g. dataset.map(lambda image, label: image) or "
+            "(image for image, label in batches)."
         )
     return data
 

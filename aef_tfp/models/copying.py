@@ -34,8 +34,9 @@ def check_has_parts(other: Any) -> None:
     """Raises a TypeError unless a model's parts serve a VAE and an expanded AEF."""
     if not getattr(other, "estimates", False):
         raise TypeError(
-            "from_vae and from_aef take a VAE, an IWAE or an ExpandedAEF, got "
-            f"{type(other).__name__}."
+            "from_vae and from_aef take a VAE, an IWAE or an ExpandedAEF of aef_tfp, "
+            f"got {type(other).__name__}; the networks of another autoencoder go in "
+            "as ExpandedAEF(event_shape, latent_dim, encoder=..., decoder=...)."
         )
 
 

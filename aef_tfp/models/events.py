@@ -15,7 +15,7 @@ from aef_tfp.engine.arguments import (
     type_text,
     with_known_sides,
 )
-from aef_tfp.engine.examples import refuse_masked, refuse_not_dense
+from aef_tfp.engine.examples import refuse_masked, refuse_not_dense, unpack_batch
 from aef_tfp.engine.noise import uniform_noise
 from aef_tfp.models.units import (
     boundary_share,
@@ -123,7 +123,7 @@ class EventSpec:
         return tf.where(x > 1.0, 1.0 - depth, x)
 
     def check_data(self, name: str, x: Any) -> None:
-        """Checks what is known of data before any batch is read.
+        """Checks what is known of data before they are used.
 
         Args:
             name: What the message calls the data.
@@ -157,6 +157,15 @@ class EventSpec:
         )
         if is_empty:
             raise ValueError(f"{name}: there are no images, got 0 batches.")
+        if isinstance(x, keras.utils.PyDataset):
+            try:
+                unpack_batch(x[0])
+            except ValueError as error:
+                what = str(error).partition(";")[0].removeprefix("The model")
+                raise ValueError(
+                    f"{name}: the model{what}; return the images alone from "
+                    "__getitem__."
+                ) from None
         spec = getattr(x, "element_spec", None)
         if isinstance(spec, (tuple, list)) and len(spec) == 1:
             # As `unpack_batch` takes it.

@@ -165,7 +165,9 @@ def choose(
         min(2000, max(interval, iterations // 10)),
         "the first validation has pictures, too",
     )
-    choices.take("log_interval", max(1, min(100, interval // 5)), "")
+    together = math.gcd(interval, settings.steps_per_execution)
+    executions = max(1, min(100, interval // 5) // together)
+    choices.take("log_interval", together * executions, "")
     notes = tuple(choices.notes)
     if notes:
         height, width, channels = image_shape
