@@ -558,12 +558,15 @@ def test_a_command_gets_its_arguments(monkeypatch, capsys):
     assert run.main(["--list"]) == 0
     assert capsys.readouterr().out == presets.preset_list() + "\n"
     monkeypatch.setattr(sys, "argv", ["aef-tfp", "train", "mnsit-aef"])
+    monkeypatch.setenv("COLUMNS", "80")
     assert __main__.main() == 1
     assert "its data set 'mnsit' is not one of" in capsys.readouterr().err
     for name in COMMANDS:
         with pytest.raises(SystemExit, match="0"):
             __main__.main([name, "--help"])
-        assert f"usage: aef-tfp {name} [-h]" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"usage: aef-tfp {name} [-h]" in printed
+        assert max(map(len, printed.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

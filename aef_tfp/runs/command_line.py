@@ -50,7 +50,7 @@ def parse(
     Args:
         kind: The dataclass.
         argv: The arguments.
-        description: For `--help`.
+        description: For `--help`, each paragraph a line: tyro breaks none.
         default: What holds where nothing is given; the dataclass's own if None.
         **options: Others of `tyro.cli`.
 

@@ -17,10 +17,11 @@ from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
 
-Likelihoods are exact where the model has one, and importance-sampling estimates
-otherwise. Everything goes to the run's metrics.json with what it is, and is printed.
-With --compare, the newest numbers of several runs are printed side by side, with their
-differences from those of the first, image by image, and nothing is evaluated."""
+Likelihoods are exact where the model has one, else importance sampling.
+
+All numbers are printed, and kept in the run's metrics.json.
+
+With --compare, runs are shown side by side, and nothing is evaluated."""
 
 
 @dataclasses.dataclass(frozen=True)

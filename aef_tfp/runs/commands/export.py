@@ -13,8 +13,9 @@ from aef_tfp.terminal import as_typed, import_quietly
 
 DESCRIPTION = """Export the best checkpoint of a run for serving.
 
-OUT becomes a SavedModel, which loads with TensorFlow alone, or a directory with LiteRT
-files of encoder and decoder. Every endpoint is compared with the model first."""
+OUT becomes a SavedModel for TensorFlow alone, or a directory of LiteRT files.
+
+Every endpoint is compared with the model first."""
 
 
 @dataclasses.dataclass(frozen=True)

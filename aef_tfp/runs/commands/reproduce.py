@@ -16,8 +16,9 @@ from aef_tfp.terminal import as_option, as_typed
 
 DESCRIPTION = """Repeat a table or figure of the paper and print ours beside it.
 
-Each run has a directory of its own under --runs-dir. A second call goes on where the
-first ended: it resumes what is half done and skips what is done."""
+Each run has a directory of its own under --runs-dir.
+
+A second call resumes what is half done and skips what is done."""
 
 # Options that say which rows.
 _WHICH = ("table", "figure", "dataset", "model", "latent_dim")

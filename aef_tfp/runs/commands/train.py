@@ -33,9 +33,9 @@ from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
 
-Without arguments it trains an AEF with an exact likelihood on 8 x 8 digits that come
-with scikit-learn; that takes about one minute on two cores. The preset sets every
-option below; name an option to change it."""
+Without arguments: an AEF of 8 x 8 digits, about one minute on two cores.
+
+The preset sets every option below; name an option to change it."""
 
 
 @dataclasses.dataclass(frozen=True)
