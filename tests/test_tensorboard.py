@@ -167,8 +167,9 @@ def test_the_projector_gets_latents_labels_and_images(logs):
     assert 'tensor_path: "latents.tsv"' in config
     assert 'metadata_path: "labels.tsv"' in config
     sheet = tf.io.decode_png((folder / "images.png").read_bytes()).numpy()
-    # 18 columns hold 300 images of 8 x 8, without lines between them.
-    assert sheet.shape == (17 * 8, 18 * 8, 1)
+    # 18 columns hold 300 images of 8 x 8, without lines between them. The plugin counts
+    # on as many rows, though 17 would do.
+    assert sheet.shape == (18 * 8, 18 * 8, 1)
 
 
 def test_a_sheet_has_no_gaps_and_a_grid_has():
@@ -260,6 +261,15 @@ def test_hyperparameters_are_those_of_the_last_sitting(tmp_path):
 
 
 def test_a_projector_without_labels(tmp_path, rng):
-    write_projector(tmp_path, rng.normal(size=(5, 3)), np.zeros((5, 4, 4, 3)), None)
+    images = rng.integers(1, 256, size=(5, 4, 2, 3)) / 255.0
+    write_projector(tmp_path, rng.normal(size=(5, 3)), images, None)
     assert not (tmp_path / "latents" / "labels.tsv").exists()
     assert np.loadtxt(tmp_path / "latents" / "latents.tsv").shape == (5, 3)
+    # The plugin divides both sides of the sheet by the number of columns.
+    file = tmp_path / "latents" / "images.png"
+    sheet = tf.io.decode_png(file.read_bytes()).numpy()
+    height, width = (side // 3 for side in sheet.shape[:2])
+    for number, image in enumerate(images):
+        top, left = number // 3 * height, number % 3 * width
+        tile = sheet[top : top + height, left : left + width]
+        np.testing.assert_array_equal(tile, np.rint(255.0 * image))

@@ -278,9 +278,10 @@ def write_projector(log_dir: Path, latents: Any, images: Any, labels: Any) -> No
         lines = "".join(f"{label}\n" for label in labels)
         (folder / "labels.tsv").write_text(lines)
         embedding.metadata_path = "labels.tsv"
-    # A square sheet, read row by row.
+    # Read row by row. The plugin takes it for a square, so it has empty rows, too.
     columns = int(np.ceil(np.sqrt(len(images))))
-    sheet = image_grid(images, columns, min_side=1, gap=0)
+    empty = np.zeros([columns**2 - len(images), *images.shape[1:]], images.dtype)
+    sheet = image_grid(np.concatenate([images, empty]), columns, min_side=1, gap=0)
     save_png(folder / "images.png", sheet)
     embedding.sprite.image_path = "images.png"
     embedding.sprite.single_image_dim.extend(images.shape[2:0:-1])
