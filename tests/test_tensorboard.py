@@ -1,8 +1,10 @@
 """What TensorBoard shows: terms, curves, pictures, hyperparameters, latents."""
 
 import csv
+import types
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_models import small_model
 from test_variational import vae
 
-from aef_tfp.callbacks import Pictures, write_hyperparameters, write_projector
+from aef_tfp.callbacks import Pictures, Scalars, write_hyperparameters, write_projector
+from aef_tfp.engine.averages import Averages
 from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF
 from aef_tfp.pictures import image_grid, manifold_grid, scatter
 from aef_tfp.runs.commands import train as run
@@ -109,8 +112,8 @@ def test_training_and_validation_share_their_names(logs):
 
 
 def test_curves_have_their_points_at_their_iterations(logs):
-    # Three steps after the beginning of an interval of four.
-    assert [step for step, _ in points(logs / "train", "loss")] == [3, 7, 11]
+    # Validations, after each fourth, do not count.
+    assert [step for step, _ in points(logs / "train", "loss")] == [3, 6, 9, 12]
     assert [step for step, _ in points(logs / "validation", "loss")] == [4, 8, 12]
     assert points(logs / "train", "learning_rate")[0][1] == pytest.approx(1e-3)
     assert all(value > 0 for _, value in points(logs / "train", "images_per_second"))
@@ -119,6 +122,45 @@ def test_curves_have_their_points_at_their_iterations(logs):
     expected = [float(row["val_loss"]) for row in rows]
     got = [value for _, value in points(logs / "validation", "loss")]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_short_epochs_have_a_curve_and_a_resumed_run_has_the_same(tmp_path):
+    """Epochs of 3 steps and a point each 4th; interrupted after 5 of 11."""
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build([keras.Variable(1.0)])
+    model = types.SimpleNamespace(
+        optimizer=optimizer,
+        averages=Averages(optimizer),
+        has_terms=False,
+        estimates=False,
+    )
+    image = np.zeros([1, 2, 2, 1], np.float32)
+
+    def train(iterations):
+        scalars = Scalars(tmp_path, image, 8, lambda epoch: 3 * epoch + 3, interval=4)
+        scalars.set_model(model)
+        done = int(optimizer.iterations.numpy())
+        scalars.on_train_begin()
+        for iteration in range(done, iterations):
+            if iteration == done or iteration % 3 == 0:
+                scalars.on_epoch_begin(iteration // 3)
+            optimizer.iterations.assign(iteration + 1)
+            scalars.on_train_batch_end(iteration % 3, {"loss": float(iteration + 1)})
+            if iteration % 3 == 2:
+                scalars.on_epoch_end(iteration // 3, {"val_loss": 1.0})
+        return scalars
+
+    # An interruption ends `fit` by an exception.
+    train(5)._train.flush()
+    train(11).on_train_end({"loss": 11.0, "val_loss": 1.0})
+    expected = [(4, 4.0), (8, 8.0), (11, 11.0)]
+    assert points(tmp_path / "train", "loss") == expected
+    speeds = [value for _, value in points(tmp_path / "train", "images_per_second")]
+    assert len(speeds) == 3
+    assert all(value > 0.0 for value in speeds)
+    # Nothing comes of a `fit` that has nothing to do.
+    train(11).on_train_end()
+    assert points(tmp_path / "train", "loss") == expected
 
 
 def test_pictures_come_rarely_and_all_kinds_are_there(logs):

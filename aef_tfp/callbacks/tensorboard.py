@@ -31,9 +31,10 @@ _TERMS_IMAGES = 256
 class Scalars(keras.callbacks.Callback):
     """Writes the course of training and validation under equal names.
 
-    Every `interval` steps, into `train`: the loss and the bits per dimension (means
-    since the epoch began), the gradient norm, skipped updates, the learning rate and
-    the images per second. After each validation, into `validation`: loss and bits per
+    Every `interval` steps, whatever the length of an epoch, and at the end, into
+    `train`: the loss and the bits per dimension (means since the epoch began), the
+    gradient norm, skipped updates, the learning rate and the images per second of
+    training. After each validation, into `validation`: loss and bits per
     dimension, the terms of the objective (`terms/...`), and for models with importance
     sampling the marginal bits per dimension from few samples, by the encoder proposal:
     an upper bound on average, to be watched, not to be reported.
@@ -62,33 +63,47 @@ class Scalars(keras.callbacks.Callback):
         self.interval = interval
         self._train = tf.summary.create_file_writer(str(log_dir / "train"))
         self._validation = tf.summary.create_file_writer(str(log_dir / "validation"))
-        self._seen = 0
-        self._since = 0.0
+        self._next = interval
+        # Since the last point.
+        self._steps = 0
+        self._seconds = 0.0
+        self._iteration = 0
+        self._clock = 0.0
+        self._logs: dict[str, Any] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Finds out where the next point comes: a resumed run has those of a whole."""
+        self._iteration = self._current_iteration()
+        self._next = self._iteration - self._iteration % self.interval + self.interval
+        self._steps, self._seconds = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock anew, since a validation has come between."""
-        self._seen = self._iteration()
-        self._since = time.perf_counter()
+        self._clock = time.perf_counter()
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Writes a point of the training curves, if it is time."""
-        iteration = self._iteration()
-        if iteration - self._seen < self.interval:
-            return
-        elapsed = time.perf_counter() - self._since
-        speed = (iteration - self._seen) * self.batch_size / elapsed
-        self._write(
-            self._train,
-            {
-                **(logs or {}),
-                "images_per_second": speed,
-                "learning_rate": learning_rate_of(self.model),
-            },
-            iteration,
-        )
-        self._seen, self._since = iteration, time.perf_counter()
+        before, self._iteration = self._iteration, self._current_iteration()
+        self._steps += self._iteration - before
+        now = time.perf_counter()
+        self._seconds += now - self._clock
+        self._clock = now
+        self._logs = dict(logs or {})
+        if self._iteration >= self._next:
+            self._write_training()
+            self._clock = time.perf_counter()
+
+    def _write_training(self) -> None:
+        values = {
+            **self._logs,
+            "images_per_second": self._steps * self.batch_size / self._seconds,
+            "learning_rate": learning_rate_of(self.model),
+        }
+        self._write(self._train, values, self._iteration)
+        self._next = self._iteration + self.interval
+        self._steps, self._seconds = 0, 0.0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a point of the validation curves."""
@@ -116,11 +131,13 @@ class Scalars(keras.callbacks.Callback):
         return values
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Flushes what is written."""
+        """Writes the last point of the training curves, and flushes what is written."""
+        if self._steps:
+            self._write_training()
         self._train.flush()
         self._validation.flush()
 
-    def _iteration(self) -> int:
+    def _current_iteration(self) -> int:
         return int(self.model.optimizer.iterations.numpy())
 
     @staticmethod
