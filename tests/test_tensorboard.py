@@ -18,6 +18,7 @@ from aef_tfp.engine.averages import Averages
 from aef_tfp.models import IWAE, VAE, ExpandedAEF, PartitionedAEF
 from aef_tfp.pictures import image_grid, manifold_grid, scatter
 from aef_tfp.runs.commands import train as run
+from aef_tfp.runs.reconstructions import draw_reconstructions
 
 ROOT = Path(__file__).parents[1]
 
@@ -315,3 +316,57 @@ def test_a_projector_without_labels(tmp_path, rng):
         top, left = number // 3 * height, number % 3 * width
         tile = sheet[top : top + height, left : left + width]
         np.testing.assert_array_equal(tile, np.rint(255.0 * image))
+
+
+class Turner:
+    """Reconstructs any image as the inverse of its brightness."""
+
+    noise_std = 0.0
+    samples, encodes, latent_dim = False, True, 3
+
+    def dequantize(self, x, seed=None):
+        return tf.convert_to_tensor(x)
+
+    def corrupt(self, x, seed):
+        return tf.convert_to_tensor(x) / 2.0
+
+    def reconstruct(self, x):
+        return 1.0 - tf.convert_to_tensor(x)
+
+    def interpolate(self, first, second, num_steps):
+        return tf.tile(first[:, None], [1, num_steps, 1, 1, 1])
+
+
+@pytest.mark.parametrize("number", [1, 5, 8, 13, 20])
+@pytest.mark.parametrize("is_noisy", [False, True])
+def test_each_reconstruction_is_below_its_image(number, is_noisy, tmp_path, rng):
+    model = Turner()
+    model.noise_std = 0.5 * is_noisy
+    images = rng.integers(0, 256, (number, 28, 28, 1)) / 255.0
+    draw_reconstructions(model, images, tmp_path, seed=0)
+    [file] = tmp_path.glob("*.png")
+    assert file.stem == ("denoised" if is_noisy else "reconstructions")
+    check_columns(tf.io.decode_png(file.read_bytes()).numpy(), images[:16], is_noisy)
+    callback = Pictures(tmp_path, images, None, lambda epoch: epoch)
+    callback.set_model(model)
+    pictures = dict(callback.pictures())
+    check_columns(pictures["reconstructions"], images[:8], False)
+    if is_noisy:
+        check_columns(pictures["denoised"], images[:8], True)
+
+
+def check_columns(picture, images, is_noisy):
+    """Compares tiles of 28 pixels and lines of one with what is to be there."""
+    columns = min(8, len(images))
+    for number, image in enumerate(images):
+        shown = [image, 1.0 - image]
+        if is_noisy:
+            shown = [image / 2.0, 1.0 - image / 2.0, image]
+        for row, expected in enumerate(shown):
+            top = 29 * (number // columns * len(shown) + row) + 1
+            left = 29 * (number % columns) + 1
+            tile = picture[top : top + 28, left : left + 28]
+            np.testing.assert_array_equal(tile, np.rint(255.0 * expected))
+    # What is left of the last row is grey.
+    if left + 28 < picture.shape[1] - 1:
+        assert (picture[top:, left + 28 :] == 128).all()

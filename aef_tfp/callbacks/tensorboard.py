@@ -218,11 +218,12 @@ class Pictures(keras.callbacks.Callback):
         images = self.images[:columns]
         originals = model.dequantize(images, seed=None)
         pairs = tf.concat([originals, model.reconstruct(images)], axis=0)
-        yield "reconstructions", image_grid(pairs, columns)
+        # Of fewer images than columns, each stays above its own, too.
+        yield "reconstructions", image_grid(pairs, len(images))
         if model.noise_std:
             noisy = model.corrupt(images, seed=0)
             rows = tf.concat([noisy, model.reconstruct(noisy), originals], axis=0)
-            yield "denoised", image_grid(rows, columns)
+            yield "denoised", image_grid(rows, len(images))
         half = len(images) // 2
         if half:
             lines = model.interpolate(images[:half], images[half : 2 * half], columns)

@@ -86,5 +86,14 @@ def draw_reconstructions(
             rows += [noisy, model.reconstruct(noisy), originals]
         else:
             rows += [originals, model.reconstruct(batch)]
-    grid = image_grid(np.concatenate(rows), min(8, len(images)))
-    save_png(run_dir / f"{name}{end}.png", grid)
+    columns = min(8, len(images))
+    rows = [_filled(row, columns) for row in rows]
+    save_png(run_dir / f"{name}{end}.png", image_grid(np.concatenate(rows), columns))
+
+
+def _filled(row: Any, num_columns: int) -> np.ndarray:
+    """A row as long as the others, or what is below would not stay below."""
+    missing = num_columns - len(row)
+    sides = [(0, missing), *[(0, 0)] * 3]
+    # The grey of the grid's lines.
+    return np.pad(row, sides, constant_values=0.5)
