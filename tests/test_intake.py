@@ -146,6 +146,11 @@ def test_two_replicas_refuse_as_one_does(mirrored):
     [
         (255.0 * DIVIDED, "measurements of any range need num_levels=None"),
         (np.rint(16 * DIVIDED), r"pass integers, images.astype\('uint8'\)"),
+        (np.rint(16 * DIVIDED), r"of a data set dataset.map\(lambda x: tf.cast\(tf.r"),
+        (
+            15.5 * DIVIDED,
+            r"resized .*map\(lambda x: tf.cast\(tf.round\(x\), 'uint8'\)\)",
+        ),
         (np.rint(255 * DIVIDED), "build the model with num_levels=256"),
         (2 * DIVIDED - 1, r"scaled to \[-1, 1\], pass the integers from before"),
         (300 * FLOATS, "measurements of any range need num_levels=None, logit_lambda"),

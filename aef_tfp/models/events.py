@@ -333,14 +333,25 @@ class EventSpec:
 
     def _advice(self, x: np.ndarray, low: float, high: float) -> str:
         """What to do with values outside of [0, 1]."""
+        levels = self.num_levels or 0
+        dtype = "uint8" if levels <= 256 else "uint16"
+        # Keras's loaders give floats, which are not whole if they were resized.
+        cast = f"dataset.map(lambda x: tf.cast(tf.round(x), '{dtype}'))"
         if low >= 0.0 and np.all(x == np.rint(x)):
-            levels = self.num_levels or 0
             if high < levels:
-                dtype = "uint8" if levels <= 256 else "uint16"
-                return f"pass integers, images.astype('{dtype}'): the model dequantizes"
+                return (
+                    f"pass integers, images.astype('{dtype}'), of a data set {cast}: "
+                    "the model dequantizes"
+                )
             return (
                 f"for integers up to {high:g} build the model with num_levels="
                 f"{int(high) + 1}, and pass them as such"
+            )
+        if low >= 0.0 and high <= levels - 1:
+            return (
+                f"pixels that were resized are to be integers again, {cast}, or "
+                f"np.rint(images).astype('{dtype}'); measurements of any range need "
+                "num_levels=None, logit_lambda=None"
             )
         if low >= -1.0 and high <= 1.0:
             return (
