@@ -261,8 +261,9 @@ def _looseness(sizes: np.ndarray, num_weights: int, proposal: str) -> str:
     if proposal == "encoder":
         remedy = "--proposal laplace is tighter"
     return (
-        f"; LOOSE: for half of the images an effective sample size below {typical:.1f} "
-        f"of {num_weights}, so the bound may be far below log p(x); {remedy}"
+        "; LOOSE: for half of the images an effective sample size of at most "
+        f"{typical:.1f} of {num_weights}, so the bound may be far below log p(x); "
+        f"{remedy}"
     )
 
 
