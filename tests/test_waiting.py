@@ -1,16 +1,21 @@
 """While one waits, the terminal says for what."""
 
 import contextlib
+import functools
 import importlib
 import io
+import re
 import subprocess
 import sys
 import time
 
+import keras
+import numpy as np
 import pytest
 
-from aef_tfp import terminal
+from aef_tfp import Autoencoder, terminal
 from aef_tfp.callbacks import Heartbeat, heartbeat
+from aef_tfp.engine.progress import FittingBar
 
 
 class Terminal(io.StringIO):
@@ -98,6 +103,105 @@ def test_what_takes_long_shows_a_bar_in_a_terminal_or_nothing(capsys):
     terminal.progress_bar("tuning", 3, 1)(3)
     assert capsys.readouterr().out.startswith("tuning:\n")
     assert terminal.progress_bar("tuning", 3, 0) is None
+
+
+def lines_over_each_other(written):
+    """What is written over one line, without codes for colours."""
+    plain = re.sub(r"\x1b\[\d+m", "", written).replace("\b", "")
+    return [line.rstrip(" ") for line in plain.split("\r")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "bits", "shown"),
+    [
+        (80, "joint_bits_per_dim", ["loss", "joint_bits_per_dim"]),
+        (60, "bits_per_dim", ["loss"]),
+        (30, "bits_per_dim", []),
+        (140, "bits_per_dim", ["loss", "bits_per_dim", "gradient_norm"]),
+    ],
+)
+@pytest.mark.parametrize("is_epoch", [True, False])
+def test_the_bar_of_a_step_fits_into_a_line(
+    is_epoch, columns, bits, shown, monkeypatch
+):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ["loss", bits, "gradient_norm", "skipped_updates"]
+    bar = FittingBar(lambda given: [name for name in names if name in given])
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": 469})
+    if is_epoch:
+        bar.on_train_begin()
+        bar.on_epoch_begin(0)
+        draw, end = bar.on_train_batch_end, functools.partial(bar.on_epoch_end, 0)
+    else:
+        bar.on_test_begin()
+        draw, end = bar.on_test_batch_end, bar.on_test_end
+    # As a graph gives them, and of every length.
+    logs = dict.fromkeys(sorted(names), 0.0)
+    bar.progbar.interval = 0.0
+    for batch in range(469):
+        logs |= {"loss": 999.0 - 13.7 * batch, bits: 8.5 - batch / 100}
+        draw(batch, logs)
+        # Validations within an epoch are silent.
+        bar.on_test_batch_end(0, logs) if is_epoch else None
+    *lines, last = lines_over_each_other(stream.getvalue())
+    end(logs | {"val_loss": 1.0})
+    assert len(lines) == 468
+    # Of no room for anything, Keras's own is left.
+    assert max(map(len, lines)) <= max(columns - 1, 40)
+    for line in [*lines, last]:
+        assert re.findall(r"- (\w+):", line) == shown
+    final = lines_over_each_other(stream.getvalue())[-1]
+    expected = {"loss", bits, "gradient_norm", "val_loss"}
+    assert set(re.findall(r"- (\w+):", final)) == expected
+
+
+def test_updates_that_were_skipped_are_shown(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("COLUMNS", "100")
+    bar = FittingBar(lambda given: sorted(given))
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": None})
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    bar.progbar.interval = 0.0
+    for batch, skipped in enumerate([0.0, 1.0]):
+        bar.on_train_batch_end(batch, {"loss": 2.5, "skipped_updates": skipped})
+    bar.on_epoch_end(0, {"loss": 2.5, "skipped_updates": 1.0})
+    first, *others = lines_over_each_other(stream.getvalue())
+    assert "skipped" not in first
+    assert len(others) == 2
+    assert all("skipped_updates: " in line for line in others)
+
+
+def test_a_model_has_that_bar_in_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    model = Autoencoder((4, 4, 1), 2, encoder="dense", decoder="dense")
+    model.compile("sgd")
+    images = np.zeros([24, 4, 4, 1], np.uint8)
+
+    def drawn(stream, **options):
+        with contextlib.redirect_stdout(stream):
+            result = model.fit(images, batch_size=8, validation_data=images, **options)
+            model.evaluate(images, batch_size=8, **options)
+        # Whatever is shown, callbacks get all.
+        assert {"loss", "gradient_norm", "skipped_updates"} < set(result.history)
+        return stream.getvalue()
+
+    def longest(**options):
+        """The length of what is written over: the last line of an epoch is not."""
+        lines = lines_over_each_other(drawn(Terminal(), **options))
+        lines = [line for line in lines if "\n" not in line]
+        assert any("loss" in line for line in lines)
+        return max(map(len, lines))
+
+    assert longest() < 80
+    assert longest(callbacks=[keras.callbacks.TerminateOnNaN()]) < 80
+    # Bars of the user's own remain, and so does what is no terminal.
+    assert longest(callbacks=keras.callbacks.ProgbarLogger()) > 80
+    assert "skipped_updates: 0.0" in drawn(io.StringIO(), verbose=2)
+    assert drawn(Terminal(), verbose=0) == ""
 
 
 def test_an_error_in_the_first_step_stops_the_sign(monkeypatch):

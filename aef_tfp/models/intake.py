@@ -19,6 +19,7 @@ from aef_tfp.engine.examples import (
     in_tuples,
     unpack_batch,
 )
+from aef_tfp.engine.progress import with_bar
 from aef_tfp.engine.tracing import AnySize
 from aef_tfp.flows.base import keeping_adapted
 from aef_tfp.models.mixin import Mixin
@@ -138,7 +139,7 @@ class Intake(Mixin):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=callbacks,
+                callbacks=with_bar(callbacks, verbose, self._in_order),
                 validation_split=validation_split,
                 validation_data=validation_data,
                 shuffle=shuffle,
@@ -168,9 +169,12 @@ class Intake(Mixin):
             check_reading(x, batch_size=batch_size, **kwargs)
             if self._loses_digits(x):
                 x, batch_size = in_batches(x, batch_size), None
+        bar = with_bar(kwargs.pop("callbacks", None), verbose, self._in_order)
         had_averages = self.averages.are_in_model
         try:
-            return super().evaluate(x, None, batch_size, verbose, **kwargs)
+            return super().evaluate(
+                x, None, batch_size, verbose, callbacks=bar, **kwargs
+            )
         finally:
             # Where it was interrupted, nobody else does.
             if not had_averages:
