@@ -183,7 +183,7 @@ def test_tuning_finds_the_scale_and_saves_it_with_the_model(linear, tmp_path):
     found = tune_proposal_scale(model, x, num_samples=64, progress=steps.append)
     # The encoder's scale is a little wide, so the best one is a little smaller.
     assert 0.6 * scale < found < 1.1 * scale
-    assert len(steps) <= 17
+    assert steps == [*range(1, len(steps)), 17]
     assert model.proposal_scale() == found
 
     def bound(value):
@@ -199,6 +199,27 @@ def test_tuning_finds_the_scale_and_saves_it_with_the_model(linear, tmp_path):
     copy = keras.saving.load_model(tmp_path / "model.keras")
     assert copy.proposal_scales == {"encoder": found}
     assert VAE.from_aef(copy).proposal_scale() == 1.0
+
+
+@pytest.mark.parametrize("best", [0.02, np.nan])
+def test_a_bar_ends_where_tuning_does(best):
+    class Parabola:
+        def marginal_log_prob(self, x, *args, proposal_scale, **kwargs):
+            return np.full(len(x), -(np.log(proposal_scale / best) ** 2))
+
+        def set_proposal_scale(self, *args):
+            pass
+
+    model, x, steps = Parabola(), np.zeros((2, 5)), []
+    if np.isnan(best):
+        with pytest.raises(ValueError, match="no finite bound at any scale"):
+            tune_proposal_scale(model, x, progress=steps.append)
+        assert steps == [*range(1, 10), 17]
+        return
+    # Brent's search finds the top of a parabola at once.
+    assert tune_proposal_scale(model, x, progress=steps.append) == pytest.approx(best)
+    assert steps == [*range(1, len(steps)), 17]
+    assert len(steps) < 17
 
 
 def test_tuning_uses_the_named_proposal(linear):

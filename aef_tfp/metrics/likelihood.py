@@ -290,7 +290,8 @@ def tune_proposal_scale(
         proposal: `"encoder"` or `"laplace"`.
         num_samples: K, best that of the estimate to come.
         seed: Seed of the noise.
-        progress: Called with the number of evaluations done, out of at most 17.
+        progress: Called with the number of evaluations done, out of at most 17, and in
+            any case with 17 at the end.
 
     Returns:
         The scale.
@@ -300,6 +301,7 @@ def tune_proposal_scale(
     """
     images = checked_events(images)
     seen: dict[float, float] = {}
+    most = len(_TUNING_GRID) + _TUNING_STEPS
 
     def loss(log_scale: float) -> float:
         scale = float(np.exp(log_scale))
@@ -316,6 +318,8 @@ def tune_proposal_scale(
     losses = [loss(point) for point in grid]
     best = int(np.argmin(losses))
     if not np.isfinite(losses[best]):
+        if progress is not None:
+            progress(most)
         raise ValueError(
             f"the {proposal} proposal gives no finite bound at any scale from "
             f"{_TUNING_GRID[0]:g} to {_TUNING_GRID[-1]:g}; check the model's weights."
@@ -329,6 +333,9 @@ def tune_proposal_scale(
         bounds=(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]),
         options={"maxiter": _TUNING_STEPS, "xatol": 0.02},
     )
+    # It may be sure before the last step, and a bar is to be whole.
+    if progress is not None and len(seen) < most:
+        progress(most)
     scale = min(seen, key=seen.__getitem__)
     model.set_proposal_scale(proposal, scale)
     return scale
