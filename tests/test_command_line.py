@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -109,6 +110,20 @@ def run_of(directory, **settings):
 def test_a_run_is_what_was_typed_or_nothing(argv, message, capsys, tmp_path):
     assert message in refused("run", argv, capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_named_in_place_of_a_preset_get_one(capsys, tmp_path):
+    (tmp_path / "my photos").mkdir()
+    (tmp_path / "faces.NPZ").touch()
+    (tmp_path / "a.png").touch()
+    for name, preset in (("my photos", "folder"), ("faces.NPZ", "npz")):
+        path = str(tmp_path / name)
+        advice = f"{preset}-aef-linear-32 --data-dir {shlex.quote(path)}\n"
+        assert f"for your own images pass {advice}" in refused("run", [path], capsys)
+        assert get_preset(advice.split()[0]).dataset == preset
+    for name in ("a.png", "mnsit-aef"):
+        said = refused("run", [str(tmp_path / name)], capsys)
+        assert "Your own images take folder-aef-linear-32 --data-dir FOLDER." in said
 
 
 def test_the_home_directory_is_where_no_shell_expands_it(monkeypatch, tmp_path):

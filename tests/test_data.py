@@ -1,5 +1,6 @@
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -273,15 +274,22 @@ def test_ones_own_images_are_no_place_of_other_data_sets(tmp_path, file, preset)
     path.parent.mkdir(exist_ok=True)
     path.touch()
     message = (
-        f"'{path}' is no data set of TFDS, which 'digits' is: name a preset of your own"
-        f" images, such as {preset}, or pass the directory of your TFDS data sets with"
-        " --data-dir (data_dir=...), which may be a new one"
+        "{}, but the data set is {!r}: name a preset of your own images, such as {}, or"
+        " {}"
     )
-    places = [tmp_path, path] if path.suffix == ".npz" else [tmp_path]
-    for place in places:
+    advice = {
+        "digits": "leave --data-dir (data_dir=...) out: 'digits' needs none",
+        "mnist": "pass the directory of your TFDS data sets with --data-dir"
+        " (data_dir=...), which may be a new one",
+    }
+    places = {tmp_path: f"'{tmp_path}' holds images of your own"}
+    if path.suffix == ".npz":
+        places[path] = f"'{path}' is a file of your own images"
+    for name, place in itertools.product(advice, places):
+        expected = message.format(places[place], name, preset, advice[name])
         for load in (data.check_source, data.load_splits):
-            with pytest.raises(ValueError, match=one_line(message)):
-                load("digits", place)
+            with pytest.raises(ValueError, match=one_line(expected)):
+                load(name, place)
     assert preset in PRESETS
     # Where there are data sets already, or come to be, pictures do no harm.
     (tmp_path / "new" / "downloads").mkdir(parents=True)
@@ -330,9 +338,14 @@ def test_a_missing_data_set_is_not_downloaded_unasked(tmp_path):
 def test_a_missing_data_set_in_the_default_directory():
     from tensorflow_datasets.core import constants
 
+    message = (
+        "there is no data set 'mnist' in '/no/such/folder': pass the directory that has"
+        " it with --data-dir (data_dir=...), or --download (download=True), or run"
+        " python -c \"import tensorflow_datasets as tfds; tfds.builder('mnist').down"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "DATA_DIR", "/no/such/folder")
-        with pytest.raises(FileNotFoundError, match=r"tfds\.builder\('mnist'\)\."):
+        with pytest.raises(FileNotFoundError, match=re.escape(message)):
             data.load_splits("mnist")
 
 

@@ -125,10 +125,15 @@ def check_folder(info: DatasetInfo, data_dir: str | os.PathLike[str] | None) -> 
     own = _own_images(Path(directory))
     if own is not None:
         kind = "npz" if own.name.lower().endswith(".npz") else "folder"
+        found = f"'{directory}' holds images of your own"
+        if own == Path(directory):
+            found = f"'{directory}' is a file of your own images"
+        otherwise = f"{advice}, which may be a new one"
+        if info.embedded:
+            otherwise = f"leave --data-dir (data_dir=...) out: {info.name!r} needs none"
         raise ValueError(
-            f"'{own}' is no data set of TFDS, which {info.name!r} is: name a preset of"
-            f" your own images, such as {kind}-aef-linear-32, or {advice}, which may be"
-            " a new one"
+            f"{found}, but the data set is {info.name!r}: name a preset of your own"
+            f" images, such as {kind}-aef-linear-32, or {otherwise}"
         )
     if os.path.isdir(directory):
         return
@@ -204,9 +209,12 @@ def _prepared_builder(
         builder.download_and_prepare()
     else:
         argument = "" if data_dir is None else f", data_dir={directory!r}"
+        place = ""
+        if data_dir is None:
+            place = " the directory that has it with --data-dir (data_dir=...), or"
         raise FileNotFoundError(
-            f"there is no data set {info.name!r} in {directory!r}: pass --download"
-            " (download=True),"
+            f"there is no data set {info.name!r} in {directory!r}: pass{place}"
+            " --download (download=True),"
             ' or run python -c "import tensorflow_datasets as tfds; tfds.builder('
             f"'{info.tfds_name}'{argument}).download_and_prepare()\""
         )

@@ -5,6 +5,8 @@ This module imports no TensorFlow, as `config`.
 
 import dataclasses
 import difflib
+import shlex
+from pathlib import Path
 from typing import Any, get_args
 
 from aef_tfp.data.registry import DATASETS
@@ -102,9 +104,12 @@ def get_preset(name: str) -> RunSettings:
         return PRESETS[name]
     dataset = name.split("-")[0]
     if dataset not in DATASETS:
+        if own := _preset_of_own(Path(name)):
+            raise ValueError(f"Unknown preset {name!r}: for your own images pass {own}")
         raise ValueError(
             f"Unknown preset {name!r}: its data set {dataset!r} is not one of "
-            f"{', '.join(DATASETS)}; see --list."
+            f"{', '.join(DATASETS)}; see --list. Your own images take "
+            "folder-aef-linear-32 --data-dir FOLDER."
         )
     # The start of a name tells more than its length: "npz" is none, but a beginning.
     close = difflib.get_close_matches(name, PRESETS, n=3)
@@ -112,3 +117,13 @@ def get_preset(name: str) -> RunSettings:
     raise ValueError(
         f"Unknown preset {name!r}; close to it: {', '.join(close)}; --list shows all."
     )
+
+
+def _preset_of_own(place: Path) -> str | None:
+    """What to pass where a folder or a NumPy file is named in place of a preset."""
+    path = shlex.quote(str(place))
+    if place.is_dir():
+        return f"folder-aef-linear-32 --data-dir {path}"
+    if place.is_file() and place.suffix.lower() == ".npz":
+        return f"npz-aef-linear-32 --data-dir {path}"
+    return None
