@@ -137,30 +137,35 @@ def test_short_epochs_have_a_curve_and_a_resumed_run_has_the_same(tmp_path):
     )
     image = np.zeros([1, 2, 2, 1], np.float32)
 
-    def train(iterations):
+    def train(done, iterations):
+        """As the trainer does: to the next validation, and on to the end."""
         scalars = Scalars(tmp_path, image, 8, lambda epoch: 3 * epoch + 3, interval=4)
         scalars.set_model(model)
-        done = int(optimizer.iterations.numpy())
+        scalars.set_params({"steps": 3 - done % 3})
         scalars.on_train_begin()
         for iteration in range(done, iterations):
-            if iteration == done or iteration % 3 == 0:
-                scalars.on_epoch_begin(iteration // 3)
-            optimizer.iterations.assign(iteration + 1)
-            scalars.on_train_batch_end(iteration % 3, {"loss": float(iteration + 1)})
-            if iteration % 3 == 2:
-                scalars.on_epoch_end(iteration // 3, {"val_loss": 1.0})
+            epoch, step = divmod(iteration, 3)
+            if step == 0:
+                scalars.set_params({"steps": 3})
+            if step == 0 or iteration == done:
+                scalars.on_epoch_begin(epoch)
+                first = iteration
+            logs = {"loss": float(iteration + 1)}
+            scalars.on_train_batch_end(iteration - first, logs)
+            if step == 2:
+                scalars.on_epoch_end(epoch, {"val_loss": 1.0})
         return scalars
 
     # An interruption ends `fit` by an exception.
-    train(5)._train.flush()
-    train(11).on_train_end({"loss": 11.0, "val_loss": 1.0})
+    train(0, 5)._train.flush()
+    train(5, 11).on_train_end({"loss": 11.0, "val_loss": 1.0})
     expected = [(4, 4.0), (8, 8.0), (11, 11.0)]
     assert points(tmp_path / "train", "loss") == expected
     speeds = [value for _, value in points(tmp_path / "train", "images_per_second")]
     assert len(speeds) == 3
     assert all(value > 0.0 for value in speeds)
     # Nothing comes of a `fit` that has nothing to do.
-    train(11).on_train_end()
+    train(11, 11).on_train_end()
     assert points(tmp_path / "train", "loss") == expected
 
 

@@ -63,35 +63,43 @@ class Scalars(keras.callbacks.Callback):
         self.interval = interval
         self._train = tf.summary.create_file_writer(str(log_dir / "train"))
         self._validation = tf.summary.create_file_writer(str(log_dir / "validation"))
-        self._next = interval
+        self._start = self._iteration = 0
+        self._next: int | None = None
         # Since the last point.
         self._steps = 0
         self._seconds = 0.0
-        self._iteration = 0
         self._clock = 0.0
         self._logs: dict[str, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds out where the next point comes: a resumed run has those of a whole."""
-        self._iteration = self._current_iteration()
-        self._next = self._iteration - self._iteration % self.interval + self.interval
+        """Where the next point comes, the first epoch says."""
+        self._next = None
         self._steps, self._seconds = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock anew, since a validation has come between."""
+        # Of a resumed run, an epoch may begin in its middle. The optimizer counts no
+        # skipped steps, which the validation curves do.
+        end = self.iteration_of(epoch)
+        before = self.iteration_of(epoch - 1) if epoch else 0
+        self._start = end - (self.params.get("steps") or end - before)
+        self._iteration = self._start
+        if self._next is None:
+            # A resumed run has the points of an unbroken one.
+            self._next = self._start - self._start % self.interval + self.interval
         self._clock = time.perf_counter()
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Writes a point of the training curves, if it is time."""
-        before, self._iteration = self._iteration, self._current_iteration()
+        before, self._iteration = self._iteration, self._start + batch + 1
         self._steps += self._iteration - before
         now = time.perf_counter()
         self._seconds += now - self._clock
         self._clock = now
         self._logs = dict(logs or {})
-        if self._iteration >= self._next:
+        if self._next is not None and self._iteration >= self._next:
             self._write_training()
             self._clock = time.perf_counter()
 
@@ -136,9 +144,6 @@ class Scalars(keras.callbacks.Callback):
             self._write_training()
         self._train.flush()
         self._validation.flush()
-
-    def _current_iteration(self) -> int:
-        return int(self.model.optimizer.iterations.numpy())
 
     @staticmethod
     def _write(writer: Any, values: Mapping[str, Any], step: int) -> None:
