@@ -23,6 +23,7 @@ __all__ = [
     "DamagedFile",
     "checkpoint_paths",
     "damaged_model",
+    "place_of_images",
     "read_checkpoint_state",
     "read_fields",
     "read_json",
@@ -181,6 +182,29 @@ def read_checkpoint_state(path: Path) -> dict[str, Any]:
     if not isinstance(iteration, int):
         raise DamagedFile(file, "is no state of a run: no best_iteration", advice)
     return state
+
+
+def place_of_images(run_dir: Path, data_dir: Path | None = None) -> Path | None:
+    """Where the images of a run are, to be read again.
+
+    Args:
+        run_dir: The run.
+        data_dir: What the user names, which holds.
+
+    Returns:
+        If nobody names any, the newest place that environment.json knows and that is
+        there still; None if there is none, as on another machine.
+    """
+    if data_dir is not None:
+        return data_dir
+    # A file that is damaged or odd remembers nothing.
+    with contextlib.suppress(DamagedFile, OSError, AttributeError, TypeError):
+        newest = read_json(run_dir / "environment.json")
+        for sitting in [newest, *newest.get("before", [])]:
+            place = sitting.get("data_dir")
+            if isinstance(place, str) and Path(place).exists():
+                return Path(place)
+    return None
 
 
 def save_best(

@@ -26,6 +26,7 @@ from aef_tfp import distribution, files
 from aef_tfp.callbacks import Checkpoints, CheckpointStore, History, StopOnSignal
 from aef_tfp.runs import training
 from aef_tfp.runs.commands import train as run
+from aef_tfp.terminal import as_typed
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "trainers"))
@@ -86,7 +87,9 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     assert resume in error
     validated = [row["iteration"] for row in history(run_dir)]
     assert validated == ["4", "8"][: saved // 4]
+    capfd.readouterr()
     assert run.main(resume.split()) == 0
+    assert f"going on from iteration {saved}\n" in capfd.readouterr().out
     assert_equal_runs(run_dir, straight)
     # Handlers are given back. A shell's background process begins with SIGINT ignored.
     assert signal.getsignal(signal.SIGINT) == former
@@ -402,8 +405,44 @@ def test_sigterm_after_training_ends_the_process_with_its_status(
     monkeypatch.setattr(training, "_evaluate", terminate)
     former = signal.getsignal(signal.SIGTERM)
     assert run.main([f"--resume={run_dir}"]) == 143
-    assert "interrupted; where a checkpoint was saved" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted in the evaluation; the training is done; ev")
+    assert error.endswith(f" evaluate {run_dir}\n")
     assert signal.getsignal(signal.SIGTERM) == former
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "interrupted before the training began; nothing is written"),
+        (
+            ["config.json"],
+            "interrupted before a checkpoint was saved; begin anew with: {}",
+        ),
+        (
+            ["config.json", "checkpoints/iteration-00000090/state.json"],
+            "interrupted; go on from iteration 90 with: {}",
+        ),
+    ],
+)
+def test_who_interrupts_a_run_hears_what_there_is_of_it(
+    files, message, tmp_path, monkeypatch, capsys
+):
+    run_dir, data_dir = tmp_path / "my run", tmp_path / "tfds"
+    data_dir.mkdir()
+
+    def train(*args, **kwargs):
+        for name in files:
+            (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+            (run_dir / name).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", train)
+    words = [f"--run-dir={run_dir}", f"--data-dir={data_dir}", "--strategy=none"]
+    assert run.main(words) == 128 + signal.SIGINT
+    resume = ["--resume", run_dir, "--data-dir", data_dir, "--strategy", "none"]
+    expected = message.format(as_typed("train", *resume))
+    assert capsys.readouterr().err == f"{expected}\n"
 
 
 @pytest.mark.parametrize(
@@ -686,4 +725,4 @@ def test_an_interruption_is_heard_in_the_middle_of_an_operation():
     out, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert out == ""
-    assert "--resume goes on from what is saved" in error
+    assert "interrupted; --resume goes on from iteration 5\n" in error

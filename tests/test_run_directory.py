@@ -6,10 +6,12 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import types
 import warnings
 import zipfile
 from pathlib import Path
@@ -31,6 +33,7 @@ from aef_tfp.runs.commands import evaluate, export
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.environment import write_environment
+from aef_tfp.saved import place_of_images
 
 ROOT = Path(__file__).parents[1]
 
@@ -551,6 +554,59 @@ def test_every_place_of_a_run_is_kept(tmp_path):
     assert places(one, 6)[1] == (0, "MirroredStrategy")
     path.write_text("[")
     assert places(one, 0) == [first]
+
+
+def test_a_run_remembers_where_its_images_are(tmp_path, monkeypatch, capsys):
+    run_dir, moved = tmp_path / "run", tmp_path / "moved"
+    run_dir.mkdir()
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    devices = tf.distribute.get_strategy()
+    path = run_dir / "environment.json"
+    assert place_of_images(run_dir) is None
+    write_environment(path, devices, 0)
+    assert "data_dir" not in json.loads(path.read_text())
+    write_environment(path, devices, 0, Path("photos"))
+    write_environment(path, devices, 9, moved)
+    config = dataclasses.replace(CONFIG, dataset="folder")
+    (run_dir / "config.json").write_text(config.to_json())
+    # From any directory; that of the last sitting is not there.
+    monkeypatch.chdir(run_dir)
+    assert place_of_images(run_dir) == tmp_path / "photos"
+    moved.mkdir()
+    assert place_of_images(run_dir) == moved
+    assert place_of_images(run_dir, tmp_path) == tmp_path
+    asked = []
+
+    def train(*args, data_dir, **kwargs):
+        asked.append(data_dir)
+        return []
+
+    monkeypatch.setattr(training, "train", train)
+    assert run.main(["--resume", str(run_dir)]) == 0
+    assert f"images: {moved}, as before" in capsys.readouterr().out
+    assert run.main(["--resume", str(run_dir), f"--data-dir={tmp_path}"]) == 0
+    assert "as before" not in capsys.readouterr().out
+    assert asked == [moved, tmp_path]
+    # The same for evaluations, and for those who call them.
+    monkeypatch.setattr(
+        evaluation, "read_best", lambda path: types.SimpleNamespace(model=None)
+    )
+    for place in (None, tmp_path):
+        where = pytest.raises(LookupError, match=rf"^{re.escape(str(place or moved))}$")
+        monkeypatch.setattr(evaluation, "load_run_splits", told_where)
+        with where:
+            evaluation.evaluate_run(run_dir, data_dir=place)
+        words = [] if place is None else [f"--data-dir={place}"]
+        with where:
+            evaluate.main([str(run_dir), *words])
+    assert f"images: {moved}, as before" in capsys.readouterr().out
+    path.write_text('{"data_dir": 3, "before": [[]]}')
+    assert place_of_images(run_dir) is None
+
+
+def told_where(*args, data_dir, **kwargs):
+    raise LookupError(str(data_dir))
 
 
 def test_numbers_are_shown_though_their_file_breaks_meanwhile(

@@ -117,7 +117,11 @@ class StopOnSignal(keras.callbacks.Callback):
             heard += number == signal.SIGINT
             if number == signal.SIGINT and (heard > 1 or not self._has_unsaved):
                 if not self._is_over.wait(_GRACE_SECONDS):
-                    _say(b"\ninterrupted; --resume goes on from what is saved\n")
+                    saved = self.checkpoints.saved_iteration
+                    text = "interrupted before a checkpoint was saved"
+                    if saved:
+                        text = f"interrupted; --resume goes on from iteration {saved}"
+                    _say(f"\n{text}\n".encode())
                     os._exit(128 + number)
             elif number in _SIGNALS:
                 _say(_SAVING)

@@ -20,18 +20,28 @@ __all__ = ["write_environment"]
 _PACKAGES = ("tf_keras", "tensorflow-datasets")
 
 
-def write_environment(path: Path, strategy: tf.distribute.Strategy, done: int) -> None:
+def write_environment(
+    path: Path,
+    strategy: tf.distribute.Strategy,
+    done: int,
+    data_dir: Path | None = None,
+) -> None:
     """Writes where a run goes on, and under `before` where it was, newest first.
 
     Args:
         path: The JSON file.
         strategy: The devices.
         done: The iterations that were done elsewhere.
+        data_dir: Where the images are, if somebody said so; see
+            `saved.place_of_images`.
 
     Raises:
         CannotWrite: If the file cannot be written.
     """
     present = {"from_iteration": done, **_environment(strategy)}
+    if data_dir is not None:
+        # The next command may be typed in another directory.
+        present["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
     # Of a sitting whose iterations are lost, nothing is left in the weights.
     before = [place for place in _sittings(path) if place["from_iteration"] < done]
     if before and _is_same(before[0], present):

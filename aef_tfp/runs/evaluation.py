@@ -23,7 +23,7 @@ from aef_tfp.runs.reconstructions import (
     reconstructed,
     reconstruction_records,
 )
-from aef_tfp.saved import DamagedFile
+from aef_tfp.saved import DamagedFile, place_of_images
 from aef_tfp.terminal import progress_bar
 
 __all__ = [
@@ -60,7 +60,8 @@ def evaluate_run(
     Args:
         run_dir: Directory of the run.
         config: What to evaluate.
-        data_dir: TFDS data directory; TFDS's own default if None.
+        data_dir: TFDS data directory, or images of one's own; None is where they were
+            in the training, or TFDS's own.
         download: Whether TFDS may download the data set.
         verbose: 1 shows progress bars, 2 a line a minute, 0 nothing.
         notes: Gains a line for what could not be written, e.g. in a directory that can
@@ -83,7 +84,8 @@ def evaluate_run(
     metrics.read_records(run_dir)
     best = read_best(run_dir)
     model = best.model
-    where: dict[str, Any] = {"data_dir": data_dir, "download": download}
+    place = place_of_images(run_dir, data_dir)
+    where: dict[str, Any] = {"data_dir": place, "download": download}
     # Other images could be those that the model was trained on.
     splits = load_run_splits(run, run_dir=run_dir, **where)
     _check_images(run_dir, model, splits)

@@ -3,13 +3,45 @@
 import contextlib
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 
 import tensorflow as tf
 
 from aef_tfp.callbacks import Checkpoints
 
-__all__ = ["TrainingFailed", "explained"]
+__all__ = [
+    "EvaluationInterrupted",
+    "TrainingFailed",
+    "explained",
+    "interrupted_when_trained",
+]
+
+
+class EvaluationInterrupted(KeyboardInterrupt):
+    """An interruption of the evaluation: the training before it is done, and saved.
+
+    Args:
+        signal_number: What asked for it, as in the module `signal`.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__("interrupted in the evaluation; the training is done")
+        self.signal_number = signal_number
+
+
+@contextlib.contextmanager
+def interrupted_when_trained() -> Iterator[None]:
+    """Within it, the training is done.
+
+    Raises:
+        EvaluationInterrupted: In place of another KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        number = getattr(interruption, "signal_number", signal.SIGINT)
+        raise EvaluationInterrupted(number) from interruption
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818 - as FloatingPointError's sibling

@@ -47,13 +47,13 @@ from aef_tfp.runs.evaluation import (
     load_run_splits,
     tune,
 )
-from aef_tfp.runs.failures import explained
+from aef_tfp.runs.failures import explained, interrupted_when_trained
 from aef_tfp.runs.reconstructions import (
     draw_reconstructions,
     is_denoiser,
     reconstruction_records,
 )
-from aef_tfp.saved import read_label, save_best
+from aef_tfp.saved import place_of_images, read_label, save_best
 from aef_tfp.terminal import as_typed, waiting
 
 __all__ = ["build_model", "train"]
@@ -81,8 +81,8 @@ def train(
         settings: The run; what is None there is chosen from the images (see
             `defaults.choose`), and config.json holds it.
         run_dir: Directory to create; with `resume`, the one to go on in.
-        data_dir: TFDS data directory, TFDS's own default if None; or the folder of
-            images, or NumPy file, of one's own.
+        data_dir: TFDS data directory, or the folder of images, or NumPy file, of
+            one's own. None is TFDS's own, or with `resume` where they were before.
         download: Whether TFDS may download the data set.
         resume: Go on from the newest checkpoint in `run_dir`.
         strategy: Devices to train on, as in `distribution.get_strategy`.
@@ -104,6 +104,7 @@ def train(
             another worker that is gone.
         RunInterrupted: If SIGINT, SIGTERM or SIGHUP asked for an end; a checkpoint is
             saved.
+        EvaluationInterrupted: If they did when the training was done.
     """
     settings.check()
     run_dir = Path(run_dir)
@@ -116,6 +117,7 @@ def train(
                 RunConfig.from_run(run_dir)
                 # Before anything is read that another process could still change.
                 stack.enter_context(_only_writer(run_dir))
+                data_dir = place_of_images(run_dir, data_dir)
             else:
                 _check_new(run_dir)
         with waiting("reading images", is_shown=bool(verbose) and chief):
@@ -169,6 +171,8 @@ def train(
             done = checkpoints.restore(model)
             if resume and not done:
                 _check_unbegun(run_dir)
+            if resume and verbose and done < config.iterations:
+                print(f"going on from iteration {done:,}", flush=True)
             History.keep_until(run_dir / "history.csv", done)
             # Where that fails, nothing has changed.
             replace_text(run_dir / "config.json", config.to_json())
@@ -178,11 +182,12 @@ def train(
                 facts = json.dumps(fingerprint(splits), indent=2) + "\n"
                 replace_text(run_dir / "data.json", facts)
             if done < config.iterations:
-                write_environment(run_dir / "environment.json", devices, done)
+                write_environment(run_dir / "environment.json", devices, done, data_dir)
             _fit(model, config, splits, run_dir, checkpoints, verbose, done)
             if verbose:
                 print("evaluating the best model on the test images", flush=True)
-            records = _evaluate(run_dir, config, splits, verbose)
+            with interrupted_when_trained():
+                records = _evaluate(run_dir, config, splits, verbose)
         else:
             done = checkpoints.restore(model)
             _fit(model, config, splits, run_dir, checkpoints, 0, done)

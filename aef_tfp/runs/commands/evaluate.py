@@ -13,6 +13,7 @@ from aef_tfp.records import comparison, differences, read_records, summary
 from aef_tfp.runs.command_line import named_options, parse, run_command
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.unread import refuse_unread, unread_by_evaluation
+from aef_tfp.saved import place_of_images
 from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
@@ -40,7 +41,8 @@ class Arguments:
     """Print the newest numbers of these runs side by side."""
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """TFDS data directory that holds the data set; TFDS's own by default."""
+    """TFDS data directory that holds the data set, or your own images, as in the
+    training; where they were then by default."""
 
     download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let TFDS download the data set if the data directory does not hold it."""
@@ -69,7 +71,10 @@ def _run(argv: list[str]) -> int:
             f"evaluate one run at a time, got {len(runs)}; --compare prints several."
         )
     run = RunConfig.from_run(runs[0])
-    check_source(run.dataset, arguments.data_dir)
+    place = place_of_images(runs[0], arguments.data_dir)
+    if place != arguments.data_dir:
+        print(f"images: {place}, as before (--data-dir names another place)")
+    check_source(run.dataset, place)
     refuse_unread(unread_by_evaluation(config, run, named))
     notes: list[str] = []
     with waiting("starting TensorFlow"):
@@ -77,7 +82,7 @@ def _run(argv: list[str]) -> int:
     records = evaluation.evaluate_run(
         runs[0],
         config,
-        data_dir=arguments.data_dir,
+        data_dir=place,
         download=arguments.download,
         verbose=1 if sys.stdout.isatty() else 2,
         notes=notes,

@@ -6,6 +6,7 @@ import datetime
 import itertools
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from aef_tfp.runs.consistency import check_resumed
 from aef_tfp.runs.defaults import pays_to_compile, without_patience
 from aef_tfp.runs.presets import DEFAULT_PRESET, get_preset
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
+from aef_tfp.saved import checkpoint_paths, place_of_images
 from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
@@ -54,7 +56,8 @@ class Arguments:
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """TFDS data directory that holds the data set (TFDS's own by default), or the
-    folder of your images for folder, or your .npz file for npz."""
+    folder of your images for folder, or your .npz file for npz; a resumed run looks
+    where it was."""
 
     download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let TFDS download the data set if the data directory does not hold it."""
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(
         _run,
         argv,
-        "interrupted; where a checkpoint was saved, --resume goes on from it",
+        "interrupted before the training began",
         errors=(ValueError, OSError, ArithmeticError, RuntimeError),
     )
 
@@ -144,6 +147,8 @@ def _run(argv: list[str]) -> int:
         print(preset_list())
         return 0
 
+    if arguments.resume is not None:
+        arguments = _with_place(arguments, arguments.resume)
     check_source(arguments.config.dataset, arguments.data_dir)
     is_named = arguments.resume is not None or arguments.run_dir is not None
     # Of several machines, the first one writes, and none knows yet which it is.
@@ -152,6 +157,14 @@ def _run(argv: list[str]) -> int:
         if not is_named and not os.environ.get("TF_CONFIG"):
             run_dir = stack.enter_context(_claimed(run_dir))
         return _train(arguments, run_dir)
+
+
+def _with_place(arguments: Arguments, run_dir: Path) -> Arguments:
+    """Arguments with where the images were before, unless they say where they are."""
+    place = place_of_images(run_dir, arguments.data_dir)
+    if place != arguments.data_dir:
+        print(f"images: {place}, as before (--data-dir names another place)")
+    return dataclasses.replace(arguments, data_dir=place)
 
 
 @contextlib.contextmanager
@@ -186,6 +199,7 @@ def _train(arguments: Arguments, run_dir: Path) -> int:
     with waiting("starting TensorFlow"):
         training = import_quietly("aef_tfp.runs.training")
         callbacks = import_quietly("aef_tfp.callbacks")
+        failures = import_quietly("aef_tfp.runs.failures")
     try:
         records = training.train(
             config,
@@ -197,18 +211,20 @@ def _train(arguments: Arguments, run_dir: Path) -> int:
             verbose=1 if sys.stdout.isatty() else 2,
         )
     except callbacks.RunInterrupted as interruption:
-        resume = ["--resume", run_dir]
-        if arguments.data_dir:
-            resume += ["--data-dir", arguments.data_dir]
-        if arguments.strategy != "auto":
-            resume += ["--strategy", arguments.strategy]
         of_total = f" of {config.iterations}" if config.iterations else ""
         print(
             f"Saved at iteration {interruption.iteration}{of_total}; "
-            f"go on with: {as_typed('train', *resume)}",
+            f"go on with: {_resume(arguments, run_dir)}",
             file=sys.stderr,
         )
         return 128 + interruption.signal_number
+    except failures.EvaluationInterrupted as interruption:
+        evaluate = as_typed("evaluate", run_dir, *_place(arguments))
+        print(f"{interruption}; evaluate it with: {evaluate}", file=sys.stderr)
+        return 128 + interruption.signal_number
+    except KeyboardInterrupt as interruption:
+        print(_interrupted(arguments, run_dir), file=sys.stderr)
+        return 128 + getattr(interruption, "signal_number", signal.SIGINT)
     if not records:
         print("Done; the first worker evaluates the model and writes the files.")
         return 0
@@ -219,6 +235,30 @@ def _train(arguments: Arguments, run_dir: Path) -> int:
         f"Pictures: {pictures}; logs: tensorboard --logdir {shlex.quote(str(run_dir))}"
     )
     return 0
+
+
+def _place(arguments: Arguments) -> list[object]:
+    return ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+
+
+def _resume(arguments: Arguments, run_dir: Path) -> str:
+    words: list[object] = ["--resume", run_dir, *_place(arguments)]
+    if arguments.strategy != "auto":
+        words += ["--strategy", arguments.strategy]
+    return as_typed("train", *words)
+
+
+def _interrupted(arguments: Arguments, run_dir: Path) -> str:
+    """What there is of a run that was ended without saving, and how it goes on."""
+    saved = checkpoint_paths(run_dir / "checkpoints")
+    if saved:
+        newest = max(number for number, _ in saved)
+        resume = _resume(arguments, run_dir)
+        return f"interrupted; go on from iteration {newest} with: {resume}"
+    if (run_dir / "config.json").is_file():
+        again = _resume(arguments, run_dir)
+        return f"interrupted before a checkpoint was saved; begin anew with: {again}"
+    return "interrupted before the training began; nothing is written"
 
 
 def _latents(config: RunSettings) -> str:
