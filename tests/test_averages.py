@@ -137,6 +137,80 @@ def test_the_best_model_is_what_was_validated(callback, tmp_path):
     )
 
 
+class Evaluate(keras.callbacks.Callback):
+    """Looks at other data between two epochs, without averages."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.evaluate(batches(TRAIN), verbose=0)
+
+
+@pytest.mark.parametrize("callback", [AveragedWeights, SwapEMAWeights])
+def test_what_a_callback_evaluates_in_between_is_no_validation(callback, tmp_path):
+    model = averaging()
+    checkpoints = Checkpoints(tmp_path, lambda epoch: 4 * (epoch + 1))
+    losses = fit(model, callback(), Evaluate(), checkpoints)["val_loss"]
+    assert np.argmin(losses) == 1
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    assert largest_difference(weights(best), averages(model)) == 0.0
+
+
+class LookAtValidated(Look):
+    """What callbacks like `MarginalBits` see of the model."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self.model.averages.validated():
+            super().on_epoch_end(epoch, logs)
+        self.seen.append(averages(self.model))
+
+
+@pytest.mark.parametrize("callback", [AveragedWeights, SwapEMAWeights])
+def test_before_the_first_validation_averages_are_what_is_asked_for(callback):
+    look = LookAtValidated()
+    fit(averaging(), callback(), look, validation_freq=2)
+    for seen, expected in zip(look.seen[::2], look.seen[1::2], strict=True):
+        assert largest_difference(seen, expected) == 0.0
+    # And never where nobody has them validated.
+    fit(averaging(), look := LookAtValidated(), validation_freq=2)
+    assert largest_difference(*look.seen[-2:]) > 1e-3
+
+
+def test_a_fit_that_has_nothing_left_to_do_leaves_the_weights_alone():
+    model, callback = averaging(), AveragedWeights()
+    fit(model, callback)
+    before = weights(model)
+    assert largest_difference(before, averages(model)) > 1e-3
+    fit(model, callback, initial_epoch=2)
+    assert largest_difference(weights(model), before) == 0.0
+
+
+def test_what_an_interrupted_fit_has_kept_is_forgotten():
+    model, callback = averaging(), AveragedWeights()
+
+    class InterruptSecond(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callback, InterruptSecond())
+    model.set_weights([weight + 0.25 for weight in model.get_weights()])
+    before = weights(model)
+    fit(model, callback, initial_epoch=2)
+    assert largest_difference(weights(model), before) == 0.0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_kerass_callbacks_keep_what_the_end_of_an_epoch_has(own, tmp_path):
+    """As the page on long runs says."""
+    model, path = averaging(), tmp_path / "best.keras"
+    swap = AveragedWeights() if own else SwapEMAWeights(swap_on_epoch=True)
+    save = keras.callbacks.ModelCheckpoint(path, save_best_only=True)
+    losses = fit(model, swap, save)["val_loss"]
+    best = keras.saving.load_model(path)
+    loss = best.evaluate(batches(HELD_OUT), verbose=0, return_dict=True)["loss"]
+    assert (abs(loss / min(losses) - 1.0) < 1e-5) == (not own)
+
+
 def test_checkpoints_refuse_weights_that_are_elsewhere(tmp_path):
     checkpoints = Checkpoints(tmp_path, lambda epoch: 4 * (epoch + 1))
     with pytest.raises(ValueError, match=r"\(swap_on_epoch=True\) has taken the wei"):
@@ -145,11 +219,11 @@ def test_checkpoints_refuse_weights_that_are_elsewhere(tmp_path):
 
 def test_two_callbacks_do_not_both_exchange_the_weights():
     model = averaging()
-    model.averages.were_validated = True
+    model.averages.are_validated = True
     with pytest.raises(ValueError, match="would both exchange weights and averages"):
         fit(model, AveragedWeights(), SwapEMAWeights())
     # What a `fit` before this one validated says nothing of its own validations.
-    assert not model.averages.were_validated
+    assert not model.averages.are_validated
 
 
 def test_layers_frozen_after_compile_are_refused():

@@ -19,7 +19,8 @@ class AveragedWeights(keras.callbacks.Callback):
     one that was interrupted in any of them, has the weights of one without.
 
     Keras ends `fit` with the averages in the model. This callback puts the weights in
-    training back, so that another `fit` goes on from them.
+    training back, so that another `fit` goes on from them. Keras's `ModelCheckpoint` and
+    `EarlyStopping` keep the weights in training, too, whatever was validated.
 
     An average begins as a copy of the weights after the first step. Until some
     1 / (1 - momentum) steps are done it is mostly of weights that knew nothing.
@@ -30,7 +31,7 @@ class AveragedWeights(keras.callbacks.Callback):
         self._trained: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that nobody else exchanges the weights.
+        """Checks that nobody else exchanges the weights; keeps a copy of them.
 
         Raises:
             ValueError: If `fit` has a `SwapEMAWeights`, too.
@@ -40,6 +41,11 @@ class AveragedWeights(keras.callbacks.Callback):
                 "AveragedWeights and Keras's SwapEMAWeights would both exchange "
                 "weights and averages, and train others: pass one of the two."
             )
+        # Whatever asks before the first validation is to get what it will be of.
+        self.model.averages.are_validated = self.model.averages.exist
+        # Keras leaves the averages where no epoch is left to train, too. What an
+        # interrupted `fit` has kept here is older.
+        self._trained = self.model.averages.copy()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the model the averages."""

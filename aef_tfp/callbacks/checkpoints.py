@@ -246,7 +246,7 @@ class Checkpoints(keras.callbacks.Callback):
                 with self.model.averages.validated():
                     save_best(self.model, self.best_path, label, size)
         # What was validated may not be what is trained.
-        is_same = is_best and not self.model.averages.were_validated
+        is_same = is_best and not self.model.averages.are_validated
         self._save(self.best_path if is_same else None)
         self._check_divergence(value)
         if self._patience_ended(self.iteration):

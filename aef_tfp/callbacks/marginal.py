@@ -71,7 +71,7 @@ class MarginalBits(keras.callbacks.Callback):
             logs[self.name] = value
 
     def estimate(self) -> float:
-        """Returns the estimate for the weights that were validated."""
+        """Returns the estimate for the weights that `fit` validates."""
         model = self.model
         least, most = _IMAGES
         count = max(least, min(most, _LATENTS // model.latent_dim))

@@ -30,12 +30,13 @@ class Averages:
         optimizer: The model's; if it keeps no averages, there are none to exchange.
 
     Attributes:
-        were_validated: Whether the last evaluation was one of the averages.
+        are_validated: Whether what `fit` validates are the averages.
+        is_validating: Whether an evaluation that runs is one of `fit` itself.
     """
 
     def __init__(self, optimizer: keras.Optimizer):
         self.optimizer = optimizer
-        self.were_validated = False
+        self.are_validated = self.is_validating = False
         self._trained: list[np.ndarray] | None = None
         self._swaps: list[keras.callbacks.SwapEMAWeights] = []
 
@@ -92,8 +93,17 @@ class Averages:
         given = given if isinstance(given, (list, tuple)) else [given]
         kind = keras.callbacks.SwapEMAWeights
         self._swaps = [callback for callback in given if isinstance(callback, kind)]
-        # What the `fit` before this one did says nothing of its validations.
-        self.were_validated = False
+        # Before the first validation, too. What the `fit` before this one did says
+        # nothing of it.
+        self.are_validated = bool(self._swaps)
+
+    def note_evaluation(self) -> None:
+        """Takes note of what `fit` validates.
+
+        What a user's callback evaluates in between is no validation.
+        """
+        if self.is_validating:
+            self.are_validated = self.are_in_model
 
     @contextlib.contextmanager
     def in_model(self) -> Iterator[None]:
@@ -111,8 +121,8 @@ class Averages:
             self.put_back()
 
     def validated(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, the model has the weights that were evaluated last."""
-        return self.in_model() if self.were_validated else contextlib.nullcontext()
+        """Within it, the model has the weights that `fit` validates."""
+        return self.in_model() if self.are_validated else contextlib.nullcontext()
 
     def put_in(self) -> None:
         """Gives the model the averages, until `put_back`."""

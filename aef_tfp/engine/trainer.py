@@ -314,7 +314,7 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
                 raise StopIteration
             self._have_data_come = True
             if check is None:
-                self.averages.were_validated = self.averages.are_in_model
+                self.averages.note_evaluation()
             else:
                 check(int(steps), logs, iterator)
             return logs
