@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import resource
 import shutil
@@ -22,7 +23,7 @@ import tensorflow as tf
 from test_run import SMALL, history, last_weights
 from test_training_engine import FLOATS, batches, plain, weights
 
-from aef_tfp import distribution, files
+from aef_tfp import distribution, files, saved
 from aef_tfp.callbacks import Checkpoints, CheckpointStore, History, StopOnSignal
 from aef_tfp.runs import training
 from aef_tfp.runs.commands import train as run
@@ -224,6 +225,32 @@ def test_the_best_model_is_not_written_twice(tmp_path):
         checkpoints.on_epoch_begin(epoch)
         checkpoints.on_epoch_end(epoch, {"loss": loss})
     assert sources == [tmp_path / "best.keras", tmp_path / "best.keras", None]
+
+
+def test_a_training_goes_on_while_its_loss_is_finite(tmp_path):
+    model = plain()
+    model.adapt(FLOATS)
+    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1, monitor="other")
+    checkpoints.set_model(model)
+    written = []
+    checkpoints.store.write = lambda *args: written.append(args[1])
+    logs = {"loss": 1.0, "val_loss": 1.0}
+    checkpoints.on_epoch_end(0, {"other": 2.0, **logs})
+    warning = "other is nan at iteration .*, though the loss is finite; the best model, "
+    for epoch in range(1, 5):
+        with pytest.warns(UserWarning, match=warning):
+            checkpoints.on_epoch_end(epoch, {"other": math.nan, **logs})
+    assert written == [1, 2, 3, 4, 5]
+    assert saved.read_label(checkpoints.best_path)["iteration"] == 1
+    # One whose loss is not ends as before, whatever its mean over the training was.
+    logs["val_loss"] = math.inf
+    with (
+        pytest.warns(UserWarning, match=r"other is nan at iteration .; the best"),
+        pytest.raises(FloatingPointError, match="other was not finite in 3 valida"),
+    ):
+        for epoch in range(5, 8):
+            checkpoints.on_epoch_end(epoch, {"other": math.nan, **logs})
+    assert len(written) == 5
 
 
 def test_patience_ends_where_an_unbroken_run_would_end(tmp_path):

@@ -15,7 +15,8 @@ from aef_tfp.saved import read_label, save_best
 
 __all__ = ["Checkpoints"]
 
-# Validations in a row without a finite loss after which a run is given up.
+# Validations in a row without a finite loss after which a run is given up. Where another
+# number is watched, like an estimate of the marginal, the loss may still be finite.
 _MAX_BAD_VALIDATIONS = 3
 
 
@@ -28,8 +29,9 @@ class Checkpoints(keras.callbacks.Callback):
     yet it also writes `best.keras`. All files are written aside and renamed, so that an
     interruption leaves the former ones.
 
-    While the last validation was not finite, or updates are being skipped, it writes
-    nothing: each checkpoint would push out one that was good.
+    While the loss of the last validation was not finite, or updates are being skipped, it
+    writes nothing: each checkpoint would push out one that was good. If another monitored
+    value alone is not finite, the former best stays, with a warning.
 
     If the optimizer keeps moving averages (`use_ema`), they are in the checkpoints
     beside the weights in training. Where a callback before this one has them validated
@@ -220,19 +222,24 @@ class Checkpoints(keras.callbacks.Callback):
         """Saves, and stops training when patience ends.
 
         Raises:
-            FloatingPointError: If the value is not finite for the third time in a row.
+            FloatingPointError: If value and loss are not finite for the third time in a
+                row.
             ValueError: If no callback before this one has put it among the logs.
         """
-        value = (logs or {}).get(self.monitor)
+        logs = logs or {}
+        value = logs.get(self.monitor)
         if value is None:
             raise ValueError(
                 f"Checkpoints watch {self.monitor!r}, which is not among the logs, "
-                f"{', '.join(sorted(logs or {}))}: watch one of them, or pass the "
+                f"{', '.join(sorted(logs))}: watch one of them, or pass the "
                 "callback that adds it before Checkpoints."
             )
         self.iteration = self.iteration_of(epoch)
         is_finite = math.isfinite(value)
-        self._bad_validations = 0 if is_finite else self._bad_validations + 1
+        # The training is as good as its loss says.
+        loss = logs.get("val_loss", logs.get("loss", value))
+        is_good = is_finite or math.isfinite(loss)
+        self._bad_validations = 0 if is_good else self._bad_validations + 1
         if is_finite and not math.isfinite(self._first):
             self._first = value
         is_best = is_finite and value < self.best
@@ -267,9 +274,11 @@ class Checkpoints(keras.callbacks.Callback):
                 f"in a row, the last at iteration {self.iteration}; lower the learning "
                 f"rate, or check the validation data; {best}."
             )
-        if self._bad_validations:
+        if not math.isfinite(value):
+            good = "" if self._bad_validations else ", though the loss is finite"
             warnings.warn(
-                f"{self.monitor} is {value} at iteration {self.iteration}; {best}.",
+                f"{self.monitor} is {value} at iteration {self.iteration}{good}; "
+                f"{best}.",
                 stacklevel=2,
             )
         elif value > self._first and not self._warned:

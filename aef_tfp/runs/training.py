@@ -363,9 +363,12 @@ def _fit(
             f"{advice}."
         )
     if not checkpoints.best_iteration:
+        what, advice = "loss", "lower the learning rate"
+        if config.select == "marginal":
+            what, advice = checkpoints.monitor, f"choose by --select joint, {advice}"
         raise FloatingPointError(
-            "No validation had a finite loss; lower the learning rate, check the "
-            "validation data, or train until the first validation."
+            f"No validation had a finite {what}; {advice}, check the validation data, or "
+            "train until the first validation."
         )
 
 
