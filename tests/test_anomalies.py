@@ -11,6 +11,7 @@ from aef_tfp.data.splits import Split
 from aef_tfp.metrics import anomaly_records, roc_area
 from aef_tfp.metrics.records import records_of_means
 from aef_tfp.pictures import save_png
+from aef_tfp.runs import others
 from aef_tfp.runs.others import load_anomalies
 from aef_tfp.runs.presets import get_preset
 
@@ -161,8 +162,16 @@ def test_images_of_the_run_are_no_anomalies(tmp_path, rng):
     assert "\n" not in str(e.value)
     images[:3] = rng.integers(0, 256, [3, 8, 8, 1])
     np.savez(tmp_path / "a.npz", images=images)
-    _, _, notes = load_anomalies(str(tmp_path / "a.npz"), RUN, black_images())
+    place = str(tmp_path / "a.npz")
+    _, everything, notes = load_anomalies(place, RUN, black_images())
     assert [note for note in notes if note.startswith("2 of 5 are images of the run")]
+    # Those that are asked for are all that is read of them.
+    with pytest.MonkeyPatch.context() as patch:
+        counted = []
+        patch.setattr(others, "_count_own", lambda x, _: counted.append(len(x)) or 0)
+        found = load_anomalies(place, RUN, black_images(), num_images=4).images
+    np.testing.assert_array_equal(found, everything[:4])
+    assert counted == [4]
 
 
 def test_refused_anomalies_are_told_what_an_evaluation_takes(tmp_path):

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import keras
@@ -636,6 +637,81 @@ def test_batches_of_noisy_images_have_noise_of_their_own():
     images = np.full((300, 2, 2, 1), 128, np.uint8)
     reconstruction_records(model, images, seed=5, split="test")
     assert seeds == [5, 261]
+
+
+class Blur:
+    """Stands for a model: what it makes of images, without TensorFlow's memory."""
+
+    class events:  # noqa: N801 - an attribute of models
+        num_levels = 256
+
+    noise_std = 0.25
+
+    def corrupt(self, x, seed):
+        rng = np.random.default_rng(seed)
+        noisy = (x + 0.5) / 256 + rng.normal(0.0, self.noise_std, x.shape)
+        return np.clip(noisy, 0.0, 1.0).astype(np.float32)
+
+    def reconstruct(self, x):
+        return (x + np.roll(x, 1, axis=1)) / 2
+
+
+@pytest.mark.parametrize("number", [30, 700])
+def test_errors_of_a_few_images_at_a_time_are_those_of_all(number, rng):
+    from aef_tfp.runs.reconstructions import reconstructed, reconstruction_records
+
+    images = rng.integers(0, 256, (number, 4, 4, 3), np.uint8)
+    sizes, done = set(), []
+
+    def features(x):
+        sizes.add(len(x))
+        return np.asarray(x).reshape(len(x), -1)[:, :7]
+
+    made = metrics.as_levels(reconstructed(Blur(), images, 3), 256)
+    clean = metrics.as_levels(images, 256)
+    facts = {"seed": 3, "split": "test"}
+    pixels, of_features = reconstruction_records(
+        Blur(), images, features=features, kind="classifier", **facts
+    )
+    expected = metrics.feature_error(*(x.reshape(number, -1) for x in (clean, made)))
+    np.testing.assert_array_equal(pixels.per_image, expected)
+    assert pixels.images == metrics.digest_of(clean)
+    expected = metrics.feature_error(
+        *(metrics.extract_features(features, x) for x in (clean, made))
+    )
+    np.testing.assert_array_equal(of_features.per_image, expected)
+    assert sizes == {min(number, 100)}
+    both = metrics.denoising_records(
+        clean, made, noise_std=0.25, feature_model=features, kind="classifier",
+        progress=done.append, **facts
+    )  # fmt: skip
+    for one, two in zip(both, (pixels, of_features), strict=True):
+        np.testing.assert_array_equal(one.per_image, two.per_image)
+        assert one == two
+    assert done[-1] == number
+
+
+def test_an_evaluation_takes_no_multiple_of_its_images(rng):
+    """They may be in a file since the memory does not hold them."""
+    from aef_tfp.runs.reconstructions import reconstruction_records
+
+    images = rng.integers(0, 256, (6000, 24, 24, 3), np.uint8)
+
+    def peak(function):
+        tracemalloc.start()
+        function()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most / images.nbytes
+
+    # What is done to the 256 images of a batch takes as much as twice all here.
+    assert peak(lambda: metrics.digest_of(np.repeat(images, 4, axis=0))) < 6.0
+    facts = {"seed": 0, "split": "test"}
+    assert peak(lambda: reconstruction_records(Blur(), images, **facts)) < 3.0
+    # One copy in float32, and what says whether they are finite.
+    assert peak(lambda: metrics.as_levels(images, 256)) < 5.0
+    floats = metrics.as_levels(images, 256)
+    assert peak(lambda: metrics.octave_powers(floats)) < 3.0
 
 
 def record(**changes):

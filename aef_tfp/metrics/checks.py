@@ -7,6 +7,7 @@ import numpy as np
 __all__ = [
     "check_finite",
     "check_image_shape",
+    "check_pixels",
     "check_same_shape",
     "checked_features",
     "checked_images",
@@ -66,6 +67,17 @@ def checked_images(name: str, images: Any) -> np.ndarray:
             f"{name} must be at least 2 images, got {len(images)}; one image has no "
             "covariance."
         )
+    check_pixels(name, images)
+    return images if images.dtype == np.float64 else images.astype(np.float32)
+
+
+def check_pixels(name: str, images: np.ndarray) -> None:
+    """Raises a ValueError unless all pixels are finite and in [0, 1].
+
+    Args:
+        name: What the message calls the images.
+        images: `[n, H, W, C]` floats.
+    """
     check_finite(name, images, "images")
     if images.min() < 0.0 or images.max() > 1.0:
         outside = ((images < 0.0) | (images > 1.0)).any(axis=(1, 2, 3)).sum()
@@ -74,7 +86,6 @@ def checked_images(name: str, images: Any) -> np.ndarray:
             f"{images.max():g} ({outside} of {len(images)} images); clip or rescale "
             "them."
         )
-    return images if images.dtype == np.float64 else images.astype(np.float32)
 
 
 def checked_features(name: str, features: Any) -> np.ndarray:

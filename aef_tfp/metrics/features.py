@@ -79,18 +79,33 @@ def extract_features(
     """
     images = checked_images("images", images)
     size = min(checked_count("batch_size", batch_size), len(images))
-    options = {"training": False} if isinstance(feature_model, keras.Model) else {}
     parts = []
     for start in range(0, len(images), size):
-        batch = images[start : start + size].astype(np.float32, copy=False)
-        num_images = len(batch)
-        filling = batch[-1:].repeat(size - num_images, axis=0)
-        values = feature_model(np.concatenate([batch, filling]), **options)
-        parts.append(_rows(feature_model, values, size)[:num_images])
+        parts.append(features_of(feature_model, images[start : start + size], size))
         if progress is not None:
-            progress(start + num_images)
+            progress(min(start + size, len(images)))
     name = f"the features of {feature_model_name(feature_model)!r}"
     return checked_features(name, np.concatenate(parts))
+
+
+def features_of(
+    feature_model: Callable[[Any], Any], batch: np.ndarray, size: int
+) -> np.ndarray:
+    """Runs one batch through a feature model, filled up to a size.
+
+    Args:
+        feature_model: As in `extract_features`.
+        batch: `[b, H, W, C]` floats in [0, 1], b from 1 to `size`.
+        size: Images per call.
+
+    Returns:
+        `[b, k]` float64.
+    """
+    options = {"training": False} if isinstance(feature_model, keras.Model) else {}
+    batch = batch.astype(np.float32, copy=False)
+    filling = batch[-1:].repeat(size - len(batch), axis=0)
+    values = feature_model(np.concatenate([batch, filling]), **options)
+    return _rows(feature_model, values, size)[: len(batch)]
 
 
 def cache_dir() -> Path:

@@ -1,14 +1,14 @@
 """Records of image quality: distances between sets, and errors of denoising."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 
-from aef_tfp.metrics.features import extract_features, feature_model_name
+from aef_tfp.metrics.checks import check_pixels, check_same_shape
+from aef_tfp.metrics.features import extract_features, feature_model_name, features_of
 from aef_tfp.metrics.frechet import (
     FeatureStatistics,
-    feature_error,
     frechet_distance,
     kernel_distance,
 )
@@ -19,6 +19,10 @@ from aef_tfp.records import Record, digest_of
 __all__ = ["as_levels", "denoising_records", "distance_records"]
 
 FeatureKind = Literal["inception", "classifier"]
+
+# Images whose errors are computed at once.
+_PAIRS = 256
+_FEATURE_BATCH = 100
 
 
 def as_levels(images: Any, num_levels: int | None) -> np.ndarray:
@@ -35,10 +39,12 @@ def as_levels(images: Any, num_levels: int | None) -> np.ndarray:
     if num_levels is None:
         return images
     if images.dtype.kind == "f":
-        levels = np.floor(images * num_levels)
+        # In one copy: they may be many.
+        images = np.asarray(images * num_levels)
+        np.floor(images, out=images)
         # NaN passes, for the metric to count.
-        images = np.clip(levels, 0, num_levels - 1)
-    return (images / (num_levels - 1)).astype(np.float32)
+        np.clip(images, 0, num_levels - 1, out=images)
+    return np.divide(images, num_levels - 1, dtype=np.float32)
 
 
 def distance_records(
@@ -148,33 +154,97 @@ def denoising_records(
     Raises:
         ValueError: If the images are not pairs, or not finite.
     """
+    clean, denoised = (np.asarray(x) for x in (clean, denoised))
+    check_same_shape("clean", clean, "denoised", denoised, pairs=True)
+    starts = range(0, len(clean), _PAIRS)
+    return records_of_pairs(
+        ((clean[i : i + _PAIRS], denoised[i : i + _PAIRS]) for i in starts),
+        noise_std=noise_std,
+        feature_model=feature_model,
+        kind=kind,
+        progress=progress,
+        images=digest_of(clean),
+        **facts,
+    )
+
+
+def records_of_pairs(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    noise_std: float,
+    feature_model: Callable[[Any], Any] | None = None,
+    kind: FeatureKind | None = None,
+    progress: Callable[[int], Any] | None = None,
+    **facts: Any,
+) -> list[Record]:
+    """Makes the `denoising_records` of images that are never all in memory.
+
+    Args:
+        pairs: Clean images `[b, H, W, C]` and what became of them, some at a time.
+        noise_std: As in `denoising_records`, like all others.
+        feature_model: Likewise.
+        kind: Likewise.
+        progress: Likewise.
+        **facts: Likewise; `images` is the digest of all clean images.
+    """
     of = "of reconstructions and images, no noise"
     if noise_std:
         of = (
             "of denoised and clean images, noise of deviation "
             f"{noise_std:g}, kept in [0, 1]"
         )
-    clean, denoised = (np.asarray(x) for x in (clean, denoised))
-    facts = {"images": digest_of(clean), **facts}
-    flat = [x.reshape(len(x), -1) for x in (clean, denoised)]
-    errors = {"reconstruction_error": feature_error(*flat)}
+    pixels, features, done = [], [], 0
+    # A feature model is to get the batches that it gets of a whole set.
+    size = _PAIRS if feature_model is None else _FEATURE_BATCH
+    for clean, denoised in _regrouped(pairs, size):
+        pixels.append(_errors(clean, denoised))
+        done += len(clean)
+        if feature_model is None:
+            continue
+        # Where the first ones are fewer, there are no others.
+        size = size if features else len(clean)
+        batches = []
+        for name, batch in (("clean", clean), ("denoised", denoised)):
+            check_pixels(name, batch)
+            batches.append(features_of(feature_model, batch, size))
+        features.append(_errors(*batches))
+        if progress is not None:
+            progress(done)
     records = records_of_means(
-        errors,
+        {"reconstruction_error": np.concatenate(pixels or [np.empty(0)])},
         estimator=f"mean squared error of pixels {of}",
         **facts,
     )
     if feature_model is None:
         return records
-    features = [
-        extract_features(feature_model, images, progress=progress)
-        for images in (clean, denoised)
-    ]
     return records + records_of_means(
-        {f"{kind}_feature_error": feature_error(*features)},
+        {f"{kind}_feature_error": np.concatenate(features)},
         estimator=f"mean squared error of {kind} features {of}",
         features=feature_model_name(feature_model),
         **facts,
     )
+
+
+def _errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean squared error of each pair, `[b]`."""
+    a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (a, b))
+    return np.square(a - b).mean(axis=1)
+
+
+def _regrouped(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pairs, `size` at a time; the last ones may be fewer."""
+    rest: tuple[np.ndarray, ...] = ()
+    for pair in pairs:
+        rest = (
+            tuple(map(np.concatenate, zip(rest, pair, strict=True))) if rest else pair
+        )
+        while len(rest[0]) >= size:
+            yield rest[0][:size], rest[1][:size]
+            rest = tuple(part[size:] for part in rest)
+    if rest and len(rest[0]):
+        yield rest[0], rest[1]
 
 
 def _few_images(*sets: np.ndarray) -> str:

@@ -14,6 +14,9 @@ __all__ = ["latent_records", "latent_use", "octave_powers", "sharpness_records"]
 # Nats per image from which on a latent counts as in use.
 _LEAST_USE = 1.0
 
+# Whose spectra are in memory together.
+_IMAGES_AT_ONCE = 256
+
 
 def octave_powers(images: Any) -> dict[str, np.ndarray]:
     """Returns the power of each image in octaves of spatial frequency.
@@ -32,14 +35,22 @@ def octave_powers(images: Any) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If the images are too small, or not finite.
     """
-    images = np.asarray(images, np.float64)
+    images = np.asarray(images)
     if images.ndim != 4 or min(images.shape[1:3]) < 4:
         raise ValueError(
             "octaves are those of images [n, H, W, C] with H and W of at least 4, got "
             f"the shape {images.shape}."
         )
     check_finite("images", images, "images")
-    grey = images.mean(axis=-1)
+    parts = [
+        _octave_powers(images[start : start + _IMAGES_AT_ONCE])
+        for start in range(0, max(1, len(images)), _IMAGES_AT_ONCE)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _octave_powers(images: np.ndarray) -> dict[str, np.ndarray]:
+    grey = images.astype(np.float64, copy=False).mean(axis=-1)
     grey -= grey.mean(axis=(1, 2), keepdims=True)
     height, width = grey.shape[1:]
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])

@@ -106,8 +106,10 @@ def evaluate_run(
     # First, for a missing file is better reported before the long part.
     anomalies = None
     if config.anomalies is not None:
-        others = load_anomalies(config.anomalies, run, splits, **where)
-        anomalies = others.images[: config.num_images]
+        others = load_anomalies(
+            config.anomalies, run, splits, num_images=config.num_images, **where
+        )
+        anomalies = others.images
         if verbose:
             print("".join(f"anomalies: {note}\n" for note in others.notes), end="")
     features = _feature_model(config, run, splits, where, verbose)

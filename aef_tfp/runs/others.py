@@ -29,6 +29,7 @@ def load_anomalies(
     run: RunSettings,
     splits: Splits,
     *,
+    num_images: int | None = None,
     data_dir: Path | None = None,
     download: bool = False,
 ) -> Others:
@@ -39,6 +40,7 @@ def load_anomalies(
             images, or a NumPy file, of which all are, read as the run's own are.
         run: The run.
         splits: The run's images.
+        num_images: How many of them, the first; None takes all.
         data_dir: Where the run's images are: data sets of TFDS are looked for there,
             too, unless the run's own images are something else.
         download: Whether TFDS may download the data set.
@@ -50,14 +52,14 @@ def load_anomalies(
     """
     if _is_of_tfds(name):
         found = _load(name, splits, data_dir, download)
-        what, images = f"test images of {name}", found.test.images
+        what, images = f"test images of {name}", found.test.images[:num_images]
     else:
         path = Path(name)
         if name in DATASETS or not name or not path.exists():
             raise _not_found("anomalies", name, ", or a folder of images or .npz file")
         found = _load_whole(path, run, splits)
         what = f"images of {path.resolve().name}"
-        images = np.concatenate([part.images for part in found.parts().values()])
+        images = _first_of([part.images for part in found.parts().values()], num_images)
     _check_form("anomalies", name, found, splits)
     if len(images) < 2:
         raise ValueError(
@@ -110,6 +112,15 @@ def _load_whole(path: Path, run: RunSettings, splits: Splits) -> Splits:
             f"got a pixel of value {error.value} in {where}; scale the pixels, or name "
             "other images."
         ) from None
+
+
+def _first_of(parts: list[np.ndarray], num_images: int | None) -> np.ndarray:
+    """The first images of several arrays; all may be more than the memory holds."""
+    kept: list[np.ndarray] = []
+    for part in parts:
+        left = None if num_images is None else num_images - sum(map(len, kept))
+        kept.append(part[:left])
+    return np.concatenate(kept)
 
 
 def _count_own(images: np.ndarray, splits: Splits) -> int:

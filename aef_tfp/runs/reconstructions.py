@@ -1,5 +1,6 @@
 """Reconstructions of a run's model: their errors, and pictures of them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from aef_tfp import metrics
 from aef_tfp.metrics import Record
+from aef_tfp.metrics.images import records_of_pairs
 from aef_tfp.pictures import image_grid, save_png
+from aef_tfp.records import digest_of_parts
 from aef_tfp.terminal import progress_bar
 
 __all__ = [
@@ -16,6 +19,10 @@ __all__ = [
     "reconstructed",
     "reconstruction_records",
 ]
+
+
+# Their noise has a seed of its own: another number would be another noise.
+_BATCH = 256
 
 
 def is_denoiser(model: Any) -> bool:
@@ -46,9 +53,20 @@ def reconstruction_records(
     """
     levels = model.events.num_levels
     bar = None if features is None else progress_bar("features", len(images), verbose)
-    return metrics.denoising_records(
-        metrics.as_levels(images, levels),
-        metrics.as_levels(reconstructed(model, images, seed), levels),
+
+    def as_in_a_file(start):
+        return metrics.as_levels(images[start : start + _BATCH], levels)
+
+    # All of them would take many times the memory of the images, which may be in a file
+    # since there is not enough of it. They are read once more for their digest.
+    starts = range(0, len(images), _BATCH)
+    digest = digest_of_parts("float32", images.shape, map(as_in_a_file, starts))
+    return records_of_pairs(
+        (
+            (as_in_a_file(start), metrics.as_levels(made, levels))
+            for start, made in zip(starts, _in_batches(model, images, seed), strict=True)
+        ),
+        images=digest,
         noise_std=model.noise_std,
         feature_model=features,
         kind=kind,
@@ -60,11 +78,13 @@ def reconstruction_records(
 
 def reconstructed(model: Any, images: np.ndarray, seed: int) -> np.ndarray:
     """Reconstructions, of noisy images where a model is trained on them."""
-    parts: list[Any] = []
-    for start in range(0, len(images), 256):
-        noisy = model.corrupt(images[start : start + 256], seed=seed + start)
-        parts.append(model.reconstruct(noisy))
-    return np.concatenate(parts)
+    return np.concatenate(list(_in_batches(model, images, seed)))
+
+
+def _in_batches(model: Any, images: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), _BATCH):
+        noisy = model.corrupt(images[start : start + _BATCH], seed=seed + start)
+        yield np.asarray(model.reconstruct(noisy))
 
 
 def draw_reconstructions(
