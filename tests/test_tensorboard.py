@@ -11,6 +11,7 @@ import tensorflow as tf
 from calculus import perturb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_models import small_model
+from test_training_engine import FLOATS, batches, plain
 from test_variational import vae
 
 from aef_tfp.callbacks import Pictures, Scalars, write_hyperparameters, write_projector
@@ -167,6 +168,21 @@ def test_short_epochs_have_a_curve_and_a_resumed_run_has_the_same(tmp_path):
     # Nothing comes of a `fit` that has nothing to do.
     train(11, 11).on_train_end()
     assert points(tmp_path / "train", "loss") == expected
+
+
+def test_training_curves_count_skipped_steps(tmp_path):
+    model = plain()
+    model.adapt(FLOATS)
+    data = FLOATS[:64].copy()
+    data[20] = np.nan  # in the second of four batches
+    scalars = Scalars(tmp_path, FLOATS[:4], 16, lambda epoch: 4 * (epoch + 1), 1)
+    fit = {"callbacks": [scalars], "verbose": 0}
+    model.fit(batches(data), epochs=1, **fit)
+    assert int(model.optimizer.iterations) == 3
+    # As of a run that goes on between two validations.
+    model.fit(batches(FLOATS), epochs=2, initial_epoch=1, steps_per_epoch=2, **fit)
+    steps = [step for step, _ in points(tmp_path / "train", "learning_rate")]
+    assert steps == [1, 2, 3, 4, 7, 8]
 
 
 def test_pictures_come_rarely_and_all_kinds_are_there(logs):
