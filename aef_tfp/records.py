@@ -257,7 +257,7 @@ def differences(runs: Mapping[str, Path]) -> str:
             ours = newest[run].get(key)
             if ours is None or not _are_means(ours, theirs):
                 continue
-            if reason := _why_not_paired({run: ours, first: theirs}):
+            if reason := why_not_paired({run: ours, first: theirs}):
                 value = f"not paired: {reason}"
             else:
                 gap = read_per_image(runs[run], ours)
@@ -285,8 +285,10 @@ def _are_means(*records: Record) -> bool:
     return kept or all(_unit(record.name) for record in records)
 
 
-def _why_not_paired(two: Mapping[str, Record]) -> str:
+def why_not_paired(two: Mapping[str, Record]) -> str:
     """Returns why two runs' means have no paired difference; "" if they have one."""
+    if len({(record.images, record.num_images) for record in two.values()}) > 1:
+        return "their images are others"
     if len({record.seed for record in two.values()}) > 1:
         return " and ".join(
             f"seed {record.seed} of {run}" for run, record in two.items()

@@ -8,7 +8,7 @@ from typing import Any
 
 from claim_studies import DEPENDENT, Row, Study
 
-from aef_tfp.records import Record, read_per_image, read_records
+from aef_tfp.records import Record, read_per_image, read_records, why_not_paired
 
 TIMES = "times.json"
 
@@ -135,6 +135,8 @@ def _gap(run_dir: Path, base_dir: Path, name: str) -> str:
     # The last words say what noise the images have: older records had another.
     if len({record.estimator.rpartition(", ")[2] for record in (ours, theirs)}) > 1:
         return "not paired: evaluate again"
+    if reason := why_not_paired({run_dir.name: ours, base_dir.name: theirs}):
+        return f"not paired: {reason}"
     gap = read_per_image(run_dir, ours) - read_per_image(base_dir, theirs)
     digits = {"bits_per_dim": 4, "log_prob": 2}.get(name, 5)
     error = gap.std(ddof=1) / len(gap) ** 0.5

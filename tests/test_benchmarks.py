@@ -4,8 +4,10 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from aef_tfp.metrics.records import records_of_means
 from aef_tfp.records import Record, append_records
 from aef_tfp.runs.commands.train import read_command
 
@@ -108,6 +110,28 @@ def test_every_run_of_the_study_is_one_that_the_command_line_takes(benchmark, tm
             assert (ROOT / train[0]).exists()
             config = read_command(train[len(row.program) :]).arguments.config
             assert (config.latent_dim, config.seed) == (row.latent_dim, row.seed)
+
+
+def test_unlike_evaluations_are_not_paired(benchmark, tmp_path):
+    report = benchmark("claim_report")
+    base = keep_errors(tmp_path / "base", [1.0, 2.0, 3.0])
+    for values, facts, expected in (
+        ([1.5, 2.5, 3.5], {}, "+0.50000 ± 0.00000"),
+        ([1.0, 2.0, 4.0], {"images": "89abcdef"}, "not paired: their images are"),
+        ([1.0, 2.0, 4.0, 3.0], {}, "not paired: their images are others"),
+        ([1.0, 2.0, 4.0], {"seed": 3}, "not paired: seed 3 of run and seed 0 of base"),
+    ):
+        run_dir = keep_errors(tmp_path / "run", values, **facts)
+        gap = report._gap(run_dir, base, "reconstruction_error")
+        assert gap.startswith(expected)
+
+
+def keep_errors(run_dir, values, **facts):
+    run_dir.mkdir(exist_ok=True)
+    facts = {"split": "test", "estimator": "e", "images": "01234567", **facts}
+    values = {"reconstruction_error": np.array(values)}
+    append_records(run_dir, records_of_means(values, **facts))
+    return run_dir
 
 
 def test_the_study_keeps_what_other_machines_ran_and_shows_the_newest_evaluation(
