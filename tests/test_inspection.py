@@ -75,6 +75,27 @@ def test_blur_shows_in_the_highest_octave(rng):
     assert 0.3 < spread / expected < 3.0
 
 
+def test_the_error_of_pairs_is_that_of_a_bootstrap(rng):
+    images = rng.uniform(size=(200, 16, 16, 1)) * rng.uniform(0.1, 1.0, (200, 1, 1, 1))
+    made = blurred(images) * rng.uniform(0.95, 1.0, (200, 1, 1, 1))
+    pairs = metrics.sharpness_records(images, made, are_pairs=True, split="test")
+    sets = metrics.sharpness_records(images, made, split="test")
+    ours, theirs = metrics.octave_powers(made), metrics.octave_powers(images)
+    for pair, other in zip(pairs, sets, strict=True):
+        octave = pair.name.removeprefix("power_ratio_")
+        drawn = rng.integers(0, 200, (1000, 200))
+        ratios = ours[octave][drawn].mean(axis=1) / theirs[octave][drawn].mean(axis=1)
+        assert pair.standard_error == pytest.approx(ratios.std(), rel=0.15)
+        assert pair.standard_error < 0.5 * other.standard_error
+        assert pair.value == other.value
+
+
+def test_pairs_are_equally_many(rng):
+    images = rng.uniform(size=(4, 16, 16, 1))
+    with pytest.raises(ValueError, match="2 images or more of one shape"):
+        metrics.sharpness_records(images, images[:3], are_pairs=True, split="test")
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 16, 1), (4, 8, 8, 1), (4, 256)])
 def test_spectra_of_unlike_sets_are_refused(shape, rng):
     images = rng.uniform(size=(4, 16, 16, 1))

@@ -11,6 +11,9 @@ from aef_tfp.records import Record, digest_of
 
 __all__ = ["latent_records", "latent_use", "octave_powers", "sharpness_records"]
 
+# Of images that have an octave.
+LEAST_SIDE = 4
+
 # Nats per image from which on a latent counts as in use.
 _LEAST_USE = 1.0
 
@@ -36,10 +39,10 @@ def octave_powers(images: Any) -> dict[str, np.ndarray]:
         ValueError: If the images are too small, or not finite.
     """
     images = np.asarray(images)
-    if images.ndim != 4 or min(images.shape[1:3]) < 4:
+    if images.ndim != 4 or min(images.shape[1:3]) < LEAST_SIDE:
         raise ValueError(
-            "octaves are those of images [n, H, W, C] with H and W of at least 4, got "
-            f"the shape {images.shape}."
+            "octaves are those of images [n, H, W, C] with H and W of at least "
+            f"{LEAST_SIDE}, got the shape {images.shape}."
         )
     check_finite("images", images, "images")
     parts = [
@@ -75,6 +78,7 @@ def sharpness_records(
     *,
     what: str = "samples",
     prefix: str = "",
+    are_pairs: bool = False,
     **facts: Any,
 ) -> list[Record]:
     """Compares the spectra of two sets of images, octave by octave.
@@ -87,18 +91,22 @@ def sharpness_records(
         generated: Images to be judged, `[m, H, W, C]`, m at least 2.
         what: What those are, for the estimator's description.
         prefix: Of the records' names.
+        are_pairs: Whether each generated image was made of the real one in its place,
+            as reconstructions are, m = n. Its power then follows that of the other, and
+            the ratio has a much smaller error than that of two sets.
         **facts: Other fields of the records.
 
     Returns:
         Records `power_ratio_4_to_8` and so on: mean power of the generated images over
         that of the real ones, where those have any. The standard error is that over
-        both sets.
+        both sets, or over the pairs (delta method).
 
     Raises:
         ValueError: If a set has fewer than 2 images, or their shapes differ.
     """
     shapes = np.shape(images), np.shape(generated)
-    if shapes[0][1:] != shapes[1][1:] or min(shape[0] for shape in shapes) < 2:
+    first = 0 if are_pairs else 1
+    if shapes[0][first:] != shapes[1][first:] or min(shape[0] for shape in shapes) < 2:
         raise ValueError(
             "spectra are compared of 2 images or more of one shape, got images "
             f"{shapes[0]} and {what} {shapes[1]}."
@@ -106,19 +114,20 @@ def sharpness_records(
     ours, theirs = octave_powers(generated), octave_powers(images)
     records = []
     for octave in theirs:
-        means, errors = [], []
-        for values in (ours[octave], theirs[octave]):
-            means.append(values.mean())
-            errors.append(values.std(ddof=1) / len(values) ** 0.5)
+        means = [values.mean() for values in (ours[octave], theirs[octave])]
         if not means[1]:
             # All are blank: nothing is a multiple of that.
             continue
         ratio = means[0] / means[1]
+        parts = [ours[octave], ratio * theirs[octave]]
+        if are_pairs:
+            parts = [parts[0] - parts[1]]
+        errors = [part.std(ddof=1) / len(part) ** 0.5 for part in parts]
         records.append(
             Record(
                 name=f"{prefix}power_ratio_{octave}",
                 value=float(ratio),
-                standard_error=float(np.hypot(errors[0], ratio * errors[1]) / means[1]),
+                standard_error=float(np.linalg.norm(errors) / means[1]),
                 estimator=f"power of {what} over that of images, by octaves of spatial "
                 "frequency (periods per side)",
                 num_images=len(ours[octave]),
