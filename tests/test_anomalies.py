@@ -69,6 +69,12 @@ def test_likelihoods_are_to_be_high_and_errors_low():
     assert found["auroc_log_prob"].num_images == 3
     assert found["auroc_log_prob"].images == "01234567"
     assert found["auroc_log_prob"].anomalies == "89abcdef"
+    assert "noise" not in found["auroc_reconstruction_error"].estimator
+    noisy = dataclasses.replace(
+        normal[-1], estimator="of pixels of images, noise of deviation 0.5, kept"
+    )
+    (area,) = anomaly_records([noisy], others, against="others")
+    assert area.estimator.endswith(" 2 others, noise of deviation 0.5, kept")
     assert found["auroc_log_prob"].detail == "log_prob 4, and 1.5 of the others"
 
 

@@ -370,15 +370,21 @@ def test_what_a_denoiser_makes_of_noisy_images_is_inspected(trained, data_dir):
     assert evaluate.main([*argv, "--num-images=4", "--num-frechet-images=20"]) == 0
     name = "reconstruction_power_ratio_2_to_4"
     (got,) = [r for r in read(run_dir)[before:] if r["name"] == name]
-    assert "reconstructions of noisy images" in got["estimator"]
+    noise = "reconstructions of noisy images (noise of deviation 0.5)"
+    assert noise in got["estimator"]
     run_config, model = RunConfig.from_run(run_dir), aef_tfp.load(run_dir)
     images = load_run_splits(run_config, data_dir=data_dir).test.images[:20]
     made = model.reconstruct(model.corrupt(images, seed=0))
     records = metrics.sharpness_records(
-        metrics.as_levels(images, 17), metrics.as_levels(made, 17), split="test"
+        metrics.as_levels(images, 17),
+        metrics.as_levels(made, 17),
+        are_pairs=True,
+        split="test",
     )
     (expected,) = [r for r in records if r.name == "power_ratio_2_to_4"]
     assert got["value"] == pytest.approx(expected.value, rel=1e-5)
+    error = pytest.approx(expected.standard_error, rel=1e-4)
+    assert got["standard_error"] == error
 
 
 def test_a_temperature_of_zero_is_shown(tmp_path):
@@ -426,6 +432,52 @@ def test_a_model_is_inspected_as_far_as_it_goes(trained, data_dir, model):
     assert ("reconstruction_power_ratio_2_to_4" in names) == encodes
     assert ("reconstruction_error" in names) == encodes
     assert ("latents_in_use" in names) == (model == "vae")
+
+
+def test_what_comes_later_takes_no_numbers_along(
+    trained, data_dir, monkeypatch, capsys
+):
+    from aef_tfp.runs import evaluation
+
+    run_dir = trained("vae")
+    argv = [str(run_dir), f"--data-dir={data_dir}", "--num-images=4", "--num-samples=2"]
+    argv += ["--inspect", "--annealed-steps=7"]
+
+    def fail(*args, **facts):
+        raise ValueError("no more memory")
+
+    stages = [
+        (metrics, "annealed_records"),
+        (evaluation, "_inspection"),
+        (evaluation, "reconstruction_records"),
+    ]
+    before, names = len(read(run_dir)), []
+    for place, name in stages:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fail)
+            assert evaluate.main(argv) == 1
+        assert capsys.readouterr().err.endswith("error: no more memory\n")
+        records = read(run_dir)
+        names.append({entry["name"] for entry in records[before:]})
+        before = len(records)
+        made = [record(name=name)]
+        monkeypatch.setattr(place, name, lambda *_, made=made, **__: made)
+    assert "marginal_bits_per_dim" in names[0]
+    assert names[1] == names[0] | {"annealed_records"}
+    assert names[2] == names[1] | {"_inspection"}
+
+
+def test_spectra_of_small_images_are_left_out(capsys):
+    from aef_tfp.runs.evaluation import _inspection
+
+    model = Stub()
+    model.samples, model.encodes, model.has_terms = True, True, False
+    config = EvaluationConfig(inspect=True, num_frechet_images=4)
+    images = np.zeros([5, 2, 9, 1], np.uint8)
+    assert _inspection(model, config, images, 0, {"split": "test"}) == []
+    assert capsys.readouterr().err == (
+        "note: spectra are those of 4 x 4 pixels or more; left out\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -530,6 +530,21 @@ def test_numbers_are_kept_though_a_picture_is_not(run_dir, images, monkeypatch):
     assert [record.name for record in read_records(run_dir)] == [RECORD.name]
 
 
+def test_numbers_are_kept_though_later_ones_fail(run_dir, images, monkeypatch):
+    def fail(*args, **facts):
+        raise MemoryError
+
+    monkeypatch.setattr(
+        training, "likelihood_records", lambda *args, **kwargs: [RECORD]
+    )
+    monkeypatch.setattr(training, "tune", lambda *args: False)
+    monkeypatch.setattr(training, "is_denoiser", lambda model: True)
+    monkeypatch.setattr(training, "reconstruction_records", fail)
+    with pytest.raises(MemoryError):
+        training._evaluate(run_dir, CONFIG, images, 0)
+    assert [record.name for record in read_records(run_dir)] == [RECORD.name]
+
+
 def test_every_place_of_a_run_is_kept(tmp_path):
     path = tmp_path / "environment.json"
     one = tf.distribute.get_strategy()

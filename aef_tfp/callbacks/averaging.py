@@ -19,8 +19,8 @@ class AveragedWeights(keras.callbacks.Callback):
     one that was interrupted in any of them, has the weights of one without.
 
     Keras ends `fit` with the averages in the model. This callback puts the weights in
-    training back, so that another `fit` goes on from them. Keras's `ModelCheckpoint` and
-    `EarlyStopping` keep the weights in training, too, whatever was validated.
+    training back, so that another `fit` goes on from them. Keras's `ModelCheckpoint`
+    and `EarlyStopping` keep the weights in training, too, whatever was validated.
 
     An average begins as a copy of the weights after the first step. Until some
     1 / (1 - momentum) steps are done it is mostly of weights that knew nothing.

@@ -15,8 +15,8 @@ from aef_tfp.saved import read_label, save_best
 
 __all__ = ["Checkpoints"]
 
-# Validations in a row without a finite loss after which a run is given up. Where another
-# number is watched, like an estimate of the marginal, the loss may still be finite.
+# Validations in a row without a finite loss after which a run is given up. Where
+# another number is watched, like an estimate of the marginal, the loss may be finite.
 _MAX_BAD_VALIDATIONS = 3
 
 
@@ -29,9 +29,9 @@ class Checkpoints(keras.callbacks.Callback):
     yet it also writes `best.keras`. All files are written aside and renamed, so that an
     interruption leaves the former ones.
 
-    While the loss of the last validation was not finite, or updates are being skipped, it
-    writes nothing: each checkpoint would push out one that was good. If another monitored
-    value alone is not finite, the former best stays, with a warning.
+    While the loss of the last validation was not finite, or updates are being skipped,
+    it writes nothing: each checkpoint would push out one that was good. If another
+    monitored value alone is not finite, the former best stays, with a warning.
 
     If the optimizer keeps moving averages (`use_ema`), they are in the checkpoints
     beside the weights in training. Where a callback before this one has them validated

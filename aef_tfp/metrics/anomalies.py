@@ -98,7 +98,7 @@ def anomaly_records(
                 value=area,
                 standard_error=error,
                 estimator="area under the ROC curve, DeLong's standard error, against "
-                f"{other.num_images} {against}",
+                f"{other.num_images} {against}{_noise(record)}",
                 detail=f"{record.name} {record.value:.5g}, and {other.value:.5g} of "
                 f"the {against}",
                 anomalies=other.images,
@@ -106,6 +106,12 @@ def anomaly_records(
             )
         )
     return records
+
+
+def _noise(record: Record) -> str:
+    """What noise the images have; that of other noise is another number."""
+    _, noise, rest = record.estimator.partition(", noise of deviation ")
+    return noise + rest
 
 
 def _sign(name: str) -> int:

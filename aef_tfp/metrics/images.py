@@ -193,7 +193,9 @@ def records_of_pairs(
             "of denoised and clean images, noise of deviation "
             f"{noise_std:g}, kept in [0, 1]"
         )
-    pixels, features, done = [], [], 0
+    pixels: list[np.ndarray] = []
+    features: list[np.ndarray] = []
+    done = 0
     # A feature model is to get the batches that it gets of a whole set.
     size = _PAIRS if feature_model is None else _FEATURE_BATCH
     for clean, denoised in _regrouped(pairs, size):

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from aef_tfp.data.fingerprint import check_fingerprint
 from aef_tfp.data.splits import MIN_TEST_IMAGES
 from aef_tfp.files import CannotWrite
 from aef_tfp.metrics import Record
+from aef_tfp.metrics.inspection import LEAST_SIDE
 from aef_tfp.runs.best import keep_scales, read_best, use_kept_scales
 from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
 from aef_tfp.runs.others import load_anomalies, load_labelled
@@ -52,7 +53,8 @@ def evaluate_run(
 ) -> list[Record]:
     """Evaluates the best checkpoint of a run and appends to its metrics.json.
 
-    The run may be in training at the same time, or in other evaluations: nothing that
+    Each kind of number is appended when it is there, whatever becomes of the next. The
+    run may be in training at the same time, or in other evaluations: nothing that
     they write is written here. A model with importance sampling whose encoder proposal
     was never tuned is tuned on validation images first, and the scale is kept in
     proposal-scales.json for the next evaluation of the same weights.
@@ -118,33 +120,34 @@ def evaluate_run(
         use_kept_scales(best, run_dir, config.num_samples)
         if tune(model, splits, config.num_samples, verbose):
             kept_or_told(unkept, keep_scales, best, run_dir, config.num_samples)
-    records = _likelihoods(model, images, config, run, verbose, facts)
+    records: list[Record] = []
+
+    def keep(found: list[Record]) -> None:
+        # At once: what comes next takes long, and may fail.
+        kept_or_told(unkept, metrics.append_records, run_dir, found)
+        records.extend(found)
+
+    for found in _likelihoods(model, images, config, run, verbose, facts):
+        keep(found)
     if features is not None and model.samples:
-        records += _distances(model, features, config, splits, verbose, facts)
+        keep(_distances(model, features, config, splits, verbose, facts))
     if config.inspect:
-        records += _inspection(model, config, split.images, verbose, facts)
+        keep(_inspection(model, config, split.images, verbose, facts))
     compares = config.inspect or anomalies is not None
     if is_denoiser(model) or (compares and model.encodes):
-        records += reconstruction_records(
-            model,
-            images,
-            features=features,
-            kind=None if features is None else config.frechet,
-            verbose=verbose,
-            **facts,
-        )
-    kept_or_told(unkept, metrics.append_records, run_dir, records)
+        kind = None if features is None else config.frechet
+        options = {"features": features, "kind": kind, "verbose": verbose, **facts}
+        keep(reconstruction_records(model, images, **options))
     if anomalies is not None:
         # An image of another kind may well have no density at all.
         other_facts = {**facts, "takes_infinite": True}
-        of_others = _likelihoods(model, anomalies, config, run, verbose, other_facts)
+        stages = _likelihoods(model, anomalies, config, run, verbose, other_facts)
+        of_others = [record for found in stages for record in found]
         if model.encodes:
             of_others += reconstruction_records(
                 model, anomalies, verbose=verbose, **facts
             )
-        areas = metrics.anomaly_records(records, of_others, against=others.what)
-        kept_or_told(unkept, metrics.append_records, run_dir, areas)
-        records += areas
+        keep(metrics.anomaly_records(records, of_others, against=others.what))
     if is_denoiser(model):
         end = f"-{config.split}"
         seed = config.seed
@@ -160,11 +163,11 @@ def evaluate_run(
     return records
 
 
-def _likelihoods(model, images, config, run, verbose, facts) -> list[Record]:
-    """What the model says of images: nothing, if it has no likelihood."""
+def _likelihoods(model, images, config, run, verbose, facts) -> Iterator[list[Record]]:
+    """What the model says of images, in stages; nothing, if it has no likelihood."""
     if model.likelihood is None:
-        return []
-    return likelihood_records(
+        return
+    yield likelihood_records(
         model,
         images,
         marginal_images=images,
@@ -172,11 +175,19 @@ def _likelihoods(model, images, config, run, verbose, facts) -> list[Record]:
         num_repeats=config.num_repeats,
         proposal=config.proposal,
         paper_estimator=config.paper_estimator,
-        annealed_steps=config.annealed_steps,
         batch_size=run.batch_size,
         verbose=verbose,
         **facts,
     )
+    if config.annealed_steps and not model.likelihood.is_exact:
+        yield metrics.annealed_records(
+            model,
+            images,
+            num_steps=config.annealed_steps,
+            progress=progress_bar("annealed importance sampling", len(images), verbose),
+            batch_size=run.batch_size,
+            **facts,
+        )
 
 
 def _check_images(run_dir: Path, model: Any, splits: Splits) -> None:
@@ -250,7 +261,6 @@ def likelihood_records(
     num_repeats: int = 1,
     proposal: str = "encoder",
     paper_estimator: bool = False,
-    annealed_steps: int = 0,
     batch_size: int = 128,
     verbose: int = 0,
     **facts: Any,
@@ -265,7 +275,6 @@ def likelihood_records(
         num_repeats: R.
         proposal: `"encoder"` or `"laplace"`; `"none"` leaves the estimate out.
         paper_estimator: As in `metrics.marginal_records`.
-        annealed_steps: Of annealed importance sampling, beside it; 0 leaves it out.
         batch_size: Images per call.
         verbose: 1 shows progress bars, 2 a line a minute.
         **facts: Other fields of the records; `split` at least.
@@ -291,11 +300,6 @@ def likelihood_records(
             paper_estimator=paper_estimator,
             progress=bar,
             **facts,
-        )
-    if annealed_steps:
-        bar = progress("annealed importance sampling", marginal_images)
-        records += metrics.annealed_records(
-            model, marginal_images, num_steps=annealed_steps, progress=bar, **facts
         )
     return records
 
@@ -379,9 +383,24 @@ def _distances(model, features, config, splits, verbose, facts) -> list[Record]:
 
 def _inspection(model, config, images, verbose, facts) -> list[Record]:
     """Spectra of samples and reconstructions beside those of images; latents in use."""
+    facts = {**facts, "num_levels": model.events.num_levels}
+    images = images[: config.num_frechet_images]
+    records: list[Record] = []
+    if min(images.shape[1:3]) < LEAST_SIDE:
+        print(
+            f"note: spectra are those of {LEAST_SIDE} x {LEAST_SIDE} "
+            "pixels or more; left out",
+            file=sys.stderr,
+        )
+    else:
+        records += _spectra(model, config, images, verbose, facts)
+    if model.has_terms:
+        records += metrics.latent_records(model, images[:_INSPECTED_IMAGES], **facts)
+    return records
+
+
+def _spectra(model, config, images, verbose, facts) -> list[Record]:
     levels, count = model.events.num_levels, config.num_frechet_images
-    facts = {**facts, "num_levels": levels}
-    images = images[:count]
     real = metrics.as_levels(images, levels)
     records: list[Record] = []
     if model.samples:
@@ -395,15 +414,18 @@ def _inspection(model, config, images, verbose, facts) -> list[Record]:
             **facts,
         )
     if model.encodes:
+        noise = ""
+        if model.noise_std:
+            # What is made of other noise is another number.
+            noise = f" of noisy images (noise of deviation {model.noise_std:g})"
         records += metrics.sharpness_records(
             real,
             metrics.as_levels(reconstructed(model, images, config.seed), levels),
-            what=f"reconstructions{' of noisy images' * (model.noise_std > 0)}",
+            what=f"reconstructions{noise}",
             prefix="reconstruction_",
+            are_pairs=True,
             **facts,
         )
-    if model.has_terms:
-        records += metrics.latent_records(model, images[:_INSPECTED_IMAGES], **facts)
     return records
 
 

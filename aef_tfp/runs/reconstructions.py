@@ -64,7 +64,9 @@ def reconstruction_records(
     return records_of_pairs(
         (
             (as_in_a_file(start), metrics.as_levels(made, levels))
-            for start, made in zip(starts, _in_batches(model, images, seed), strict=True)
+            for start, made in zip(
+                starts, _in_batches(model, images, seed), strict=True
+            )
         ),
         images=digest,
         noise_std=model.noise_std,

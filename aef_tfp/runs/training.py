@@ -367,8 +367,8 @@ def _fit(
         if config.select == "marginal":
             what, advice = checkpoints.monitor, f"choose by --select joint, {advice}"
         raise FloatingPointError(
-            f"No validation had a finite {what}; {advice}, check the validation data, or "
-            "train until the first validation."
+            f"No validation had a finite {what}; {advice}, check the validation data, "
+            "or train until the first validation."
         )
 
 
@@ -399,11 +399,14 @@ def _evaluate(
             verbose=verbose,
             **facts,
         )
+        kept_or_told(unkept, append_records, run_dir, records)
     if is_denoiser(model):
-        records += reconstruction_records(model, images, **facts)
-    kept_or_told(unkept, append_records, run_dir, records)
+        # Whatever becomes of it, the others are kept.
+        errors = reconstruction_records(model, images, **facts)
+        kept_or_told(unkept, append_records, run_dir, errors)
+        records += errors
     kept_or_told(unkept, _show, model, config, splits, run_dir, records)
-    for reason in unkept:
+    for reason in dict.fromkeys(unkept):
         warnings.warn(f"Not all of the evaluation is kept: {reason}", stacklevel=2)
     return records
 

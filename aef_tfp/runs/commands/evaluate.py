@@ -50,7 +50,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return run_command(_run, argv, "interrupted; metrics.json is as it was")
+    return run_command(_run, argv, "interrupted; metrics.json has what was done")
 
 
 def _run(argv: list[str]) -> int:
