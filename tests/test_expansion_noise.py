@@ -8,6 +8,7 @@ from scipy.stats import multivariate_normal
 
 from aef_tfp.engine.noise import stateless_seed
 from aef_tfp.models import VAE, ExpandedAEF
+from aef_tfp.models.standardization import Standardization
 from aef_tfp.networks.mode import training_mode
 
 SCALE = 0.7
@@ -210,6 +211,108 @@ def test_the_spread_of_a_copys_features_is_measured_before_it_trains(digit_image
     assert np.any(kept[0])
     for weight, value in zip(model.preprocessing.weights, kept, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+def spread_after(images, batch_size, steps):
+    """Standard deviations of the features after a training that moves h little."""
+    model = small(images)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(batch_size).repeat()
+    model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0)
+    y = model._preprocess(model.dequantize(images, 0))[0]
+    return np.std(model._features(y), axis=0)
+
+
+def small(images, optimizer=None):
+    model = ExpandedAEF(
+        (8, 8, 1),
+        2,
+        expansion_noise=0.2,
+        encoder="dense",
+        decoder="dense",
+        core_flow="none",
+        prior_flow="none",
+        num_levels=17,
+    )
+    optimizer = optimizer or keras.optimizers.SGD(1e-9)
+    model.compile(optimizer, jit_compile=False, steps_per_execution=4)
+    model.adapt(images)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "steps"), [(300, 1, 300), (300, 2, 300), (65, 64, 300)]
+)
+def test_the_spread_is_that_of_the_data_in_batches_of_any_size(
+    num_images, batch_size, steps, digit_images
+):
+    # A batch of one image has no spread by itself; the last of 65 in 64 is one.
+    spread = spread_after(digit_images[:num_images], batch_size, steps)
+    np.testing.assert_allclose(spread, 1.0, atol=0.12)
+
+
+def test_averages_count_each_image_once(rng):
+    layer = Standardization(3, "float64")
+    layer.build((None, 3))
+    features = rng.normal(5.0, 2.0, (500, 3))
+    layer.measure(features[:10])
+    parts = np.split(features, np.cumsum([200, 1, 3, 150, 1, 40]))
+    for part in parts:
+        layer(part, training=True)
+    # What was there before the first step has its share, too.
+    weights, images = [], 0.0
+    for part in parts:
+        former = images or len(part)
+        images = 0.99 * former + 0.01 * len(part)
+        weights = [w * 0.99 * former / images for w in weights]
+        weights.append(0.01 / images)
+    sizes = [len(part) for part in parts]
+    first = 1.0 - np.dot(weights, sizes)
+    each = np.repeat(weights, sizes)[:, None]
+    mean = first * features[:10].mean(axis=0) + (each * features).sum(axis=0)
+    square = first * (features[:10] ** 2).mean(axis=0) + (each * features**2).sum(0)
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(layer.moving_variance, square - mean**2, rtol=1e-10)
+    np.testing.assert_allclose(layer.images_per_step, images, rtol=1e-12)
+
+
+def numbers(model):
+    return [weight for weight in model.get_weights() if weight.dtype.kind == "f"]
+
+
+def test_replicas_standardize_the_whole_batch(mirrored, digit_images):
+    # Of 5 images one replica has 3 and the other 2; of the last one 1 and none.
+    results = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            sgd = keras.optimizers.SGD(1e-3, global_clipnorm=1.0)
+            model = small(digit_images[:36], sgd)
+        start = numbers(model)
+        data = tf.data.Dataset.from_tensor_slices(digit_images[:36]).batch(5)
+        model.fit(data, epochs=2, verbose=0)
+        results.append(numbers(model))
+    assert max(np.abs(a - b).max() for a, b in zip(*results, strict=True)) < 2e-6
+    moved = [np.abs(a - b).max() for a, b in zip(results[0], start, strict=True)]
+    assert max(moved) > 1e-3
+
+
+def test_files_with_a_batch_normalization_are_read(rng, tmp_path):
+    layer = keras.layers.BatchNormalization(
+        center=False, scale=False, renorm=True, dtype="float64"
+    )
+    layer.build((None, 2))
+    values = [rng.uniform(0.5, 2.0, 2) for _ in layer.weights]
+    layer.set_weights(values)
+    store = {}
+    layer.save_own_variables(store)
+    model = linear_gaussian(0.3)
+    model._standardization.load_own_variables(store)
+    y = rng.normal(size=(4, 5))
+    features = model.expansion(y)
+    expected = (features - values[0]) / np.sqrt(values[1] + 1e-6)
+    np.testing.assert_allclose(model._features(y), expected, rtol=1e-12)
+    # It goes on as a fresh one: of the images of a step nothing was kept.
+    assert float(model._standardization.images_per_step) == 0.0
 
 
 def test_one_event_has_no_spread(digit_images):

@@ -20,10 +20,10 @@ def replica_id() -> Any:
 
 
 def summed(values: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-    """Sums tensors over the replicas."""
-    if num_replicas() == 1:
-        return values
+    """Sums tensors over the replicas; outside of them there is nothing to sum."""
     context = tf.distribute.get_replica_context()
+    if context is None or num_replicas() == 1:
+        return values
     sums = list(values)
     # Those of one dtype travel together.
     for dtype in dict.fromkeys(value.dtype for value in values):

@@ -14,6 +14,7 @@ from aef_tfp.models.copying import check_has_parts, copy_part, with_parts_of
 from aef_tfp.models.event_model import EventModel
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.marginal import Marginal
+from aef_tfp.models.standardization import Standardization
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision, refuse_random
 from aef_tfp.networks.batching import build_for_batches, events_per_pass, in_passes
@@ -55,8 +56,8 @@ class ExpandedAEF(Marginal, EventModel):
         expansion: The map h: `"linear"` (flatten and one linear layer with bias), or
             any Keras layer or model from events to `[batch, latent_dim]`.
         expansion_noise: s, a fraction of the spread of each feature over the data, at
-            least 0. Above 0 the features go through Keras's BatchNormalization with
-            `renorm`, which keeps a moving average of the spread.
+            least 0. Above 0 the model keeps moving averages of each feature's mean and
+            spread, and standardizes by them.
         encoder: Keras layer or model from events to features, or to (location, scale)
             of the latents; `"conv"` (the paper's small network), `"residual"` (its
             large one), `"dense"`, or None for the first on images and the last on
@@ -158,19 +159,8 @@ class ExpandedAEF(Marginal, EventModel):
         density = self.events.dtype
         self._standardization = None
         if self.expansion_noise:
-            # A feature of another spread than 1 would be free to escape the noise. Of
-            # a variance near `epsilon` it is not, so that must be small. Features are
-            # divided by moving averages in training, too, and the batch serves for the
-            # gradient alone: its mean errs by more than a small noise is wide.
-            self._standardization = layer = keras.layers.BatchNormalization(
-                center=False,
-                scale=False,
-                epsilon=1e-6,
-                renorm=True,
-                name="standardization",
-                dtype=density,
-            )
-            layer.build((None, self.latent_dim))
+            self._standardization = Standardization(self.latent_dim, density)
+            self._standardization.build((None, self.latent_dim))
         self.expansion = _get_expansion(expansion, self.latent_dim, density)
         refuse_half_precision("expansion", self.expansion)
         build_for_batches(self.expansion, self.event_shape)
@@ -319,26 +309,13 @@ class ExpandedAEF(Marginal, EventModel):
 
     def _adapt_flows(self, y):
         if self._standardization is not None:
-            self._measure_spread(self._standardization, y)
+            features = in_passes(
+                lambda part: call_network(self.expansion, part),
+                y,
+                self._events_per_pass,
+            )
+            self._standardization.measure(features)
         super()._adapt_flows(y)
-
-    def _measure_spread(self, layer: Any, y: tf.Tensor) -> None:
-        """Gives the standardization what each step will measure."""
-        features = in_passes(
-            lambda part: call_network(self.expansion, part), y, self._events_per_pass
-        )
-        features = tf.cast(features, self.events.dtype)
-        # From one of them on, so that a constant is found exactly.
-        mean, variance = tf.nn.moments(features - features[0], axes=[0])
-        mean += features[0]
-        # One event has no spread, nor have features that are constant.
-        variance = tf.where(variance > 0.0, variance, 1.0)
-        deviation = tf.sqrt(variance + layer.epsilon)
-        for averages in (layer.moving_mean, layer.renorm_mean):
-            averages.assign(mean)
-        for averages in (layer.moving_stddev, layer.renorm_stddev):
-            averages.assign(deviation)
-        layer.moving_variance.assign(variance)
 
 
 def _get_expansion(identifier: Any, latent_dim: int, dtype: Any) -> keras.layers.Layer:
