@@ -322,6 +322,17 @@ def test_latents_of_very_different_scale_and_nan_leave_the_others_alone():
         np.testing.assert_allclose(np.diag(got), np.diag(covariance), rtol=0.05)
 
 
+def test_where_nothing_has_a_density_the_search_stays(rng):
+    # The second event has none anywhere, so that steps from it are NaN.
+    def log_density(z):
+        lost = tf.constant([0.0, np.inf])
+        return -0.5 * tf.reduce_sum((z - 1.0) ** 2, axis=-1) * (1.0 + lost) - lost
+
+    start = tf.constant([[0.0, 3.0], [5.0, 4.0]])
+    fit = laplace_approximation(log_density, lambda z: z - 1.0, start)
+    np.testing.assert_allclose(fit.mode, [[1.0, 1.0], [5.0, 4.0]], atol=1e-6)
+
+
 def test_forward_jacobian_is_the_jacobian(rng):
     model = small_model(ExpandedAEF, (4, 4, 1), 3, decoder="conv")
     z = tf.constant(rng.normal(size=(2, 3)))

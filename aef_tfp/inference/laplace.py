@@ -64,10 +64,11 @@ def laplace_approximation(
         tril = precision_tril(z)
         step = tf.linalg.cholesky_solve(tril, gradient[..., None])[..., 0]
         sizes = tf.constant(_STEP_SIZES, z.dtype)[:, None, None]
-        candidates = tf.concat([z[None] + sizes * step, z[None]], axis=0)
-        values = log_density(candidates[:-1])
-        # The present place stands last: it wins where all others are worse or NaN.
-        values = tf.concat([_finite_or_lowest(values), value[None]], axis=0)
+        candidates = tf.concat([z[None], z[None] + sizes * step], axis=0)
+        values = log_density(candidates[1:])
+        # The present place stands first: it wins where no other is better, also where
+        # it has no density itself, and others are NaN.
+        values = tf.concat([value[None], _finite_or_lowest(values)], axis=0)
         best = tf.argmax(values, axis=0)
         new_z = tf.gather(tf.transpose(candidates, [1, 0, 2]), best, batch_dims=1)
         new_value = tf.reduce_max(values, axis=0)
