@@ -86,8 +86,23 @@ def test_an_anomaly_may_have_no_density_at_all():
     others = records([1.0, -np.inf], takes_infinite=True)
     (found,) = anomaly_records(records([2.0, 3.0]), others, against="x")
     assert found.value == 1.0
-    with pytest.raises(ValueError, match="not finite for 1 of 2 images"):
-        records([np.nan, -np.inf], takes_infinite=True)
+    with pytest.raises(ValueError, match="not finite for 2 of 2 images"):
+        records([np.nan, -np.inf])
+
+
+def test_what_cannot_be_computed_of_an_anomaly_counts_as_its_worst():
+    def records(log_prob, error, **options):
+        values = {"log_prob": log_prob, "reconstruction_error": error}
+        facts = {"split": "test", "estimator": "any", **options}
+        return records_of_means(values, **facts)
+
+    normal = records([2.0, 3.0], [0.1, 0.3])
+    bad = records([np.nan, 2.5], [np.inf, np.nan], takes_infinite=True)
+    nats, error = anomaly_records(normal, bad, against="others")
+    assert (nats.value, error.value) == (0.75, 1.0)
+    end = "could not be computed, and count as infinite"
+    assert nats.detail == f"log_prob 2.5, and -inf of the others; 1 of these 2 {end}"
+    assert error.detail.endswith(f"and inf of the others; 1 of these 2 {end}")
 
 
 def test_estimates_meet_those_of_their_proposal():

@@ -18,12 +18,12 @@ from aef_tfp import data, metrics
 from aef_tfp.callbacks import Pictures
 from aef_tfp.metrics import Record
 from aef_tfp.metrics.records import records_of_means
-from aef_tfp.models import Autoencoder
+from aef_tfp.models import VAE, Autoencoder
 from aef_tfp.records import read_per_image
 from aef_tfp.runs.commands import evaluate
 from aef_tfp.runs.commands import train as run
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
-from aef_tfp.runs.evaluation import load_run_splits
+from aef_tfp.runs.evaluation import evaluate_run, load_run_splits
 
 ROOT = Path(__file__).parents[1]
 
@@ -520,7 +520,8 @@ def test_anomalies_are_told_apart(
     splits = data.load_splits("npz", noise_images, num_levels=17)
     noise = np.concatenate([splits.train.images, splits.validation.images])[:20]
     if name == "log_prob":
-        of_noise = loaded.log_prob(noise, seed=0).numpy()
+        # Noise of another seed than that of the run's own images.
+        of_noise = loaded.log_prob(noise, seed=1).numpy()
         expected = np.mean(of_own[:, None] > of_noise)
     else:
         clean, made = (
@@ -529,6 +530,41 @@ def test_anomalies_are_told_apart(
         of_noise = np.mean((clean - made) ** 2, axis=(1, 2, 3))
         expected = np.mean(of_own[:, None] < of_noise)
     assert found[f"auroc_{name}"].value == pytest.approx(expected, abs=1e-6)
+
+
+def test_anomalies_without_a_density_cost_no_area(
+    trained, data_dir, tmp_path, monkeypatch
+):
+    run_dir, original = trained("vae"), VAE._log_weights_of
+    # Two pixels that no digit uses.
+    images = np.zeros([4, 8, 8, 1], np.uint8)
+    images[0, 4, 0] = images[1, 4, 7] = 16
+    images[2:, 4, 4, 0] = 9, 12
+    np.savez(tmp_path / "four.npz", images=images)
+    loaded = aef_tfp.load(run_dir)
+    edge = loaded._preprocess(tf.fill([1, 8, 8, 1], 0.5))[0][0]
+
+    def log_weights(self, y, *arguments):
+        # Of the first image all weights are 0, and of the second one none is known.
+        first, second = (y[:, 4, i, 0] > edge[4, i, 0] for i in (0, 7))
+        lost = tf.where(first, -np.inf, tf.where(second, np.nan, 0.0))
+        return original(self, y, *arguments) + tf.cast(lost, y.dtype)
+
+    monkeypatch.setattr(VAE, "_log_weights_of", log_weights)
+    config = EvaluationConfig(
+        num_images=20, num_samples=2, anomalies=str(tmp_path / "four.npz")
+    )
+    records = evaluate_run(run_dir, config, data_dir=data_dir, verbose=0)
+    areas = {r.name: r for r in records if r.name.startswith("auroc_")}
+    assert [name.removeprefix("auroc_") for name in areas] == [
+        "elbo_log_prob",
+        "marginal_log_prob",
+        "reconstruction_error",
+    ]
+    assert areas["auroc_marginal_log_prob"].detail.endswith(
+        "-inf of the images of four.npz; 1 of these 4 could not be computed, and count "
+        "as infinite"
+    )
 
 
 @pytest.mark.parametrize(

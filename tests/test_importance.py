@@ -168,6 +168,9 @@ def test_effective_sample_size_counts_equal_weights(rng):
     np.testing.assert_allclose(
         size(np.log(weights)), weights.sum() ** 2 / (weights**2).sum()
     )
+    # Of an event that no sample gives a density, no weight counts.
+    assert size(np.full(5, -np.inf)) == 0.0
+    assert np.isnan(size(np.array([np.nan, 0.0])))
     # In single precision, nats of so many have a digit after the point.
     assert size(np.full(128, -123456.7, np.float32)) == 128.0
     assert size(np.float32([-123456.7, -900.0])) == 1.0

@@ -51,7 +51,7 @@ class ImportanceEstimate:
     Args:
         log_sums: Log of the sum of each repeat's weights, `[num_repeats, batch]`.
         effective_sample_size: (sum v)^2 / sum v^2 of all weights, `[batch]`, from 1 to
-            R K.
+            R K; 0 where all weights are, and log p(x) is estimated as -inf.
         num_samples: K, weights per repeat.
     """
 
@@ -116,7 +116,10 @@ def gather_weights(
             square = tf.reduce_logsumexp(2.0 * values, axis=0)
             log_square_sum = _added(log_square_sum, square)
         log_sums.append(log_sum)
-    size = tf.cast(tf.exp(2.0 * log_total - log_square_sum), log_det.dtype)
+    size = tf.exp(2.0 * log_total - log_square_sum)
+    # 0 / 0 would be NaN. No weight counts there.
+    size = tf.where(log_total == float("-inf"), tf.zeros_like(size), size)
+    size = tf.cast(size, log_det.dtype)
     return ImportanceEstimate(tf.stack(log_sums), size, num_samples)
 
 

@@ -73,7 +73,9 @@ def anomaly_records(
 
     Args:
         normal: Records of normal images, with their numbers per image.
-        anomalies: The same of anomalies.
+        anomalies: The same of anomalies. What is NaN, where a network or a flow has
+            left all numbers, counts as no density and an infinite error; the record's
+            detail says of how many.
         against: What the anomalies are, for the estimator's description.
 
     Returns:
@@ -90,7 +92,10 @@ def anomaly_records(
         sign = _sign(record.name)
         if not sign or other is None or record.per_image is None:
             continue
-        area, error = roc_area(sign * record.per_image, sign * other.per_image)
+        scores = sign * other.per_image
+        lost = np.isnan(scores)
+        scores = np.where(lost, -np.inf, scores)
+        area, error = roc_area(sign * record.per_image, scores)
         records.append(
             dataclasses.replace(
                 record,
@@ -99,8 +104,8 @@ def anomaly_records(
                 standard_error=error,
                 estimator="area under the ROC curve, DeLong's standard error, against "
                 f"{other.num_images} {against}{_noise(record)}",
-                detail=f"{record.name} {record.value:.5g}, and {other.value:.5g} of "
-                f"the {against}",
+                detail=f"{record.name} {record.value:.5g}, and "
+                f"{sign * scores.mean():.5g} of the {against}" + _lost(lost),
                 anomalies=other.images,
                 per_image=None,
             )
@@ -112,6 +117,14 @@ def _noise(record: Record) -> str:
     """What noise the images have; that of other noise is another number."""
     _, noise, rest = record.estimator.partition(", noise of deviation ")
     return noise + rest
+
+
+def _lost(lost: np.ndarray) -> str:
+    """A note for the same line, if some numbers were NaN."""
+    count = np.count_nonzero(lost)
+    if not count:
+        return ""
+    return f"; {count} of these {len(lost)} could not be computed, and count as infinite"
 
 
 def _sign(name: str) -> int:

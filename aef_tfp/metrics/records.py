@@ -18,13 +18,13 @@ def records_of_means(
 
     Args:
         values: Values per image, `[n]` each, by the names of the records; n at least 2.
-        takes_infinite: Whether values may be infinite, where they are compared and
-            their mean says nothing.
+        takes_infinite: Whether values may be infinite or NaN, where they are compared
+            and their mean says nothing.
         **facts: The other fields of `Record`.
 
     Raises:
-        ValueError: If there are fewer than 2 values, or some are NaN, or infinite and
-            not taken.
+        ValueError: If there are fewer than 2 values, or some are not finite and not
+            taken.
     """
     records = []
     for name, array in values.items():
@@ -34,8 +34,8 @@ def records_of_means(
                 f"{name} must be a mean over at least 2 images, got {len(array)}; one "
                 "has no standard error."
             )
-        bad = np.isnan(array) if takes_infinite else ~np.isfinite(array)
-        if bad.any():
+        bad = ~np.isfinite(array)
+        if bad.any() and not takes_infinite:
             places = np.flatnonzero(bad)
             which = ", ".join(map(str, places[:5])) + ", ..." * (len(places) > 5)
             raise ValueError(
@@ -44,11 +44,12 @@ def records_of_means(
                 "leaving them out."
             )
         with np.errstate(invalid="ignore"):
+            mean = float(array.mean())
             error = float(array.std(ddof=1) / math.sqrt(len(array)))
         records.append(
             Record(
                 name=name,
-                value=float(array.mean()),
+                value=mean,
                 standard_error=error,
                 num_images=len(array),
                 per_image=array,

@@ -139,13 +139,14 @@ def evaluate_run(
         options = {"features": features, "kind": kind, "verbose": verbose, **facts}
         keep(reconstruction_records(model, images, **options))
     if anomalies is not None:
-        # An image of another kind may well have no density at all.
-        other_facts = {**facts, "takes_infinite": True}
+        # An image of another kind may well have no density at all. Noise of another
+        # seed: areas would have another error if both kinds shared it.
+        other_facts = {**facts, "takes_infinite": True, "seed": config.seed ^ 1}
         stages = _likelihoods(model, anomalies, config, run, verbose, other_facts)
         of_others = [record for found in stages for record in found]
         if model.encodes:
             of_others += reconstruction_records(
-                model, anomalies, verbose=verbose, **facts
+                model, anomalies, verbose=verbose, **other_facts
             )
         keep(metrics.anomaly_records(records, of_others, against=others.what))
     if is_denoiser(model):
