@@ -124,7 +124,9 @@ def _lost(lost: np.ndarray) -> str:
     count = np.count_nonzero(lost)
     if not count:
         return ""
-    return f"; {count} of these {len(lost)} could not be computed, and count as infinite"
+    return (
+        f"; {count} of these {len(lost)} could not be computed, and count as infinite"
+    )
 
 
 def _sign(name: str) -> int:
