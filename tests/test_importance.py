@@ -325,6 +325,23 @@ def test_latents_of_very_different_scale_and_nan_leave_the_others_alone():
         np.testing.assert_allclose(np.diag(got), np.diag(covariance), rtol=0.05)
 
 
+def test_events_are_searched_as_if_alone():
+    # A curved density: near its mode each step goes a part of the way.
+    def residuals(z):
+        return tf.concat([z - 1.0, z**2 + 1.0], axis=-1)
+
+    def log_density(z):
+        return -0.5 * tf.reduce_sum(residuals(z) ** 2, axis=-1)
+
+    start = tf.constant([[0.35], [5.0], [-40.0]], tf.float64)
+    together = laplace_approximation(log_density, residuals, start).mode
+    alone = [
+        laplace_approximation(log_density, residuals, start[i : i + 1]).mode
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12)
+
+
 def test_where_nothing_has_a_density_the_search_stays(rng):
     # The second event has none anywhere, so that steps from it are NaN.
     def log_density(z):

@@ -83,6 +83,24 @@ def test_another_number_of_events_is_not_traced_anew(cls, method, models, monkey
         )
 
 
+@pytest.mark.parametrize("proposal", ["encoder", "laplace"])
+def test_an_estimate_of_an_event_is_its_own(proposal, models, monkeypatch):
+    model = models[ExpandedAEF]
+
+    def estimate(x, place=0):
+        seed = starting_at(stateless_seed(1), place)
+        values = model.importance_estimate(
+            x, 3, num_repeats=2, proposal=proposal, seed=seed
+        )
+        return np.array([values.log_prob, values.effective_sample_size])
+
+    whole = estimate(IMAGES)
+    parts = [estimate(IMAGES[:9]), estimate(IMAGES[9:], 9)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4)
+    monkeypatch.setattr(ExpandedAEF, "_latents_per_pass", 7)
+    np.testing.assert_allclose(estimate(IMAGES), whole, rtol=1e-4)
+
+
 @pytest.mark.parametrize("cls", [PartitionedAEF, VAE, PixelMAF])
 def test_samples_are_the_same_in_passes(cls, models, monkeypatch):
     kwargs = {} if cls is PixelMAF else {"with_deviations": True}

@@ -12,6 +12,7 @@ __all__ = [
     "fold_seed",
     "normal_noise",
     "normal_of_bits",
+    "seeds_under",
     "split_seed",
     "standard_normal",
     "starting_at",
@@ -89,12 +90,17 @@ def fold_seed(seed: tf.Tensor, number: Any) -> tf.Tensor:
 
 def split_seed(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
     """Returns so many seeds, of the same shape, `[2]` or `[3]` from `starting_at`."""
+    return tf.unstack(seeds_under(seed, count))
+
+
+def seeds_under(seed: tf.Tensor, count: Any) -> tf.Tensor:
+    """Returns what `split_seed` does as one tensor, `[count, 2]` or `[count, 3]`."""
     # Those of TensorFlow depend on the type, too.
-    seeds = tf.unstack(tf.random.split(tf.cast(seed[:2], tf.int32), count))
+    seeds = tf.random.split(tf.cast(seed[:2], tf.int32), count)
     if seed.shape[0] == 2:
         return seeds
-    place = seed[2:]
-    return [tf.concat([tf.cast(s, place.dtype), place], axis=0) for s in seeds]
+    place = tf.tile(seed[None, 2:], [count, 1])
+    return tf.concat([tf.cast(seeds, place.dtype), place], axis=1)
 
 
 def starting_at(seed: tf.Tensor, example: tf.Tensor) -> tf.Tensor:

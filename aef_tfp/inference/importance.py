@@ -9,7 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp.engine.arguments import check_fits_memory, checked_count, is_number
-from aef_tfp.engine.noise import fold_seed, normal_noise, starting_at, stateless_seed
+from aef_tfp.engine.noise import (
+    fold_seed,
+    normal_noise,
+    seeds_under,
+    starting_at,
+    stateless_seed,
+)
 from aef_tfp.inference.laplace import Laplace, laplace_approximation
 from aef_tfp.networks.batching import in_passes
 
@@ -96,8 +102,8 @@ def gather_weights(
     """Sums weights over passes of bounded size.
 
     Args:
-        log_weights: Maps seeds `[samples, 2]` to log weights `[samples, batch]`.
-        repeats: Seeds `[num_samples, 2]` of each repeat.
+        log_weights: Maps seeds `[samples, 3]` to log weights `[samples, batch]`.
+        repeats: Seeds `[num_samples, 3]` of each repeat.
         num_samples: K.
         samples_per_pass: Samples of one call of `log_weights` at most.
         log_det: Added to every log weight, `[batch]`.
@@ -192,8 +198,8 @@ def importance_estimate(
                 num_samples,
                 proposal=proposal,
                 scale=scale,
-                fit_seed=fold_seed(seeds[0], place),
-                seeds=[fold_seed(seed, place) for seed in seeds[1:]],
+                fit_seed=starting_at(fold_seed(seeds[0], 0), place),
+                seeds=[starting_at(seed, place) for seed in seeds[1:]],
             )
         )
     return ImportanceEstimate(
@@ -231,8 +237,9 @@ def estimate_of_preprocessed(
         num_samples: K.
         proposal: `"encoder"` or `"laplace"`.
         scale: Of the proposal.
-        fit_seed: Of the search for a Laplace proposal.
-        seeds: Stateless seeds, one per repeat.
+        fit_seed: Of the search for a Laplace proposal, `[3]`: with the place of the
+            first event, so that each has its noise whichever go with it.
+        seeds: Stateless seeds, one per repeat, likewise.
     """
     samples_per_pass = 1
     # A graph that does not know how many events it gets takes a sample at a time.
@@ -247,7 +254,7 @@ def estimate_of_preprocessed(
     return gather_weights(
         functools.partial(model._log_weights, y, scale, fitted),
         # A seed for each sample: how many go through one pass changes nothing.
-        (tf.random.split(seed, num_samples) for seed in seeds),
+        (seeds_under(seed, num_samples) for seed in seeds),
         num_samples,
         samples_per_pass,
         log_det,
@@ -279,12 +286,14 @@ def laplace_proposal(
         residuals: As in `laplace_approximation`.
         draw: Latents of standard normal noise `[starts, batch, d]`.
         shape: `(batch, d)`.
-        seed: Stateless seed.
+        seed: Stateless seed, `[2]`, or `[3]` of `noise.starting_at`.
         dtype: Of the latents.
     """
     batch, latent_dim = shape
-    noise = normal_noise([_LAPLACE_STARTS - 1, batch * latent_dim], seed, dtype)
-    noise = tf.reshape(noise, [_LAPLACE_STARTS - 1, -1, latent_dim])
+    # Events first: the noise is that of their places.
+    noise = normal_noise([batch, _LAPLACE_STARTS - 1, latent_dim], seed, dtype)
+    noise = tf.ensure_shape(noise, [None, _LAPLACE_STARTS - 1, latent_dim])
+    noise = tf.transpose(noise, [1, 0, 2])
     starts = draw(tf.pad(noise, [[1, 0], [0, 0], [0, 0]]))
     values = latent_log_prob(starts)
     values = tf.where(tf.math.is_finite(values), values, values.dtype.min)

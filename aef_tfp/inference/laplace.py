@@ -9,7 +9,8 @@ from aef_tfp.engine.tracing import traced
 
 __all__ = ["Laplace", "forward_jacobian", "laplace_approximation"]
 
-# A Newton step that gains less than this many nats for every event is the last one.
+# A Newton step that gains an event less than this many nats is its last one, whatever
+# others gain: which events are fitted together changes nothing.
 _TOLERANCE = 1e-2
 
 # Fractions of a Newton step that are tried at once; the best one is taken.
@@ -47,7 +48,8 @@ def laplace_approximation(
         log_density: Maps z `[..., batch, d]` to nats `[..., batch]`.
         residuals: Maps z `[batch, d]` to `[batch, n]`.
         start: `[batch, d]`.
-        num_steps: Newton steps at most; they end when none gains 0.01 nats.
+        num_steps: Newton steps at most; those of an event end with one that gains less
+            than 0.01 nats.
     """
     shape = start.shape
 
@@ -56,7 +58,7 @@ def laplace_approximation(
     def precision_tril(z):
         return _precision_tril(residuals, z)
 
-    def newton_step(i, z, value, _):
+    def newton_step(i, z, value, former_gain):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(z)
             density = log_density(z)
@@ -71,15 +73,17 @@ def laplace_approximation(
         values = tf.concat([value[None], _finite_or_lowest(values)], axis=0)
         best = tf.argmax(values, axis=0)
         new_z = tf.gather(tf.transpose(candidates, [1, 0, 2]), best, batch_dims=1)
-        new_value = tf.reduce_max(values, axis=0)
-        gain = tf.reduce_max(new_value - value)
+        moves = former_gain > _TOLERANCE
+        new_z = tf.where(moves[:, None], new_z, z)
+        new_value = tf.where(moves, tf.reduce_max(values, axis=0), value)
+        gain = new_value - value
         return i + 1, tf.ensure_shape(new_z, shape), new_value, gain
 
     first = _finite_or_lowest(log_density(start))
     _, mode, _, _ = tf.while_loop(
-        lambda i, z, value, gain: (i < num_steps) & (gain > _TOLERANCE),
+        lambda i, z, value, gain: (i < num_steps) & tf.reduce_any(gain > _TOLERANCE),
         newton_step,
-        (tf.constant(0), start, first, tf.constant(float("inf"), start.dtype)),
+        (tf.constant(0), start, first, tf.zeros_like(first) + float("inf")),
     )
     tril = precision_tril(mode)
     identity = tf.eye(tf.shape(mode)[-1], dtype=mode.dtype)

@@ -410,7 +410,7 @@ def _importance(model, y, log_det, proposal, num_samples, seed):
     parts, start = [], 0
     for count in pass_sizes(len(y), events_per_estimate(model, proposal)):
         part = y[start : start + count]
-        own = fold_seed(seed[:2], seed[2] + start)
+        own = starting_at(seed, start)
         parts.append(
             estimate_of_preprocessed(
                 model,

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp import inference
-from aef_tfp.engine.noise import fold_seed, standard_normal
+from aef_tfp.engine.noise import standard_normal
 from aef_tfp.engine.tracing import traced
 from aef_tfp.flows.checks import bijector_of
 from aef_tfp.inference.importance import (
@@ -267,7 +267,7 @@ class Marginal(Chained):
         """`marginal_log_prob` as one graph: encoder proposal, K a tensor.
 
         One sample per pass, so that memory is bounded whatever K. The numbers are those
-        of `importance_estimate` for as many events as go through one pass there.
+        of `importance_estimate`.
         """
         seeds = tf.random.split(seed, 2)
         y, log_det = self._preprocess(self.dequantize(x, seeds[0]))
@@ -275,7 +275,7 @@ class Marginal(Chained):
         proposal = self._propose(y)
         log_weights = tf.map_fn(
             lambda sample: self._log_weights(y, scale, proposal, sample[None])[0],
-            tf.random.split(fold_seed(seeds[1], 0), num_samples),
+            tf.random.split(seeds[1], num_samples),
             fn_output_signature=tf.TensorSpec([None], y.dtype),
             parallel_iterations=1,
         )
