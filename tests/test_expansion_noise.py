@@ -1,5 +1,6 @@
 """Noise on the expansion: the bound, its closed form, and no free scale."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -297,18 +298,18 @@ def test_replicas_standardize_the_whole_batch(mirrored, digit_images):
 
 
 def test_files_with_a_batch_normalization_are_read(rng, tmp_path):
-    layer = keras.layers.BatchNormalization(
-        center=False, scale=False, renorm=True, dtype="float64"
-    )
-    layer.build((None, 2))
-    values = [rng.uniform(0.5, 2.0, 2) for _ in layer.weights]
-    layer.set_weights(values)
-    store = {}
-    layer.save_own_variables(store)
-    model = linear_gaussian(0.3)
-    model._standardization.load_own_variables(store)
-    y = rng.normal(size=(4, 5))
+    model, path = linear_gaussian(0.3), tmp_path / "model.weights.h5"
+    y, values = rng.normal(size=(4, 5)), rng.uniform(0.5, 2.0, size=(5, 2))
     features = model.expansion(y)
+    model.save_weights(path)
+    with h5py.File(path, "r+") as file:
+        # Mean and variance, and three averages more of one with `renorm`.
+        stored = file["layers/batch_normalization/vars"]
+        for i in list(stored):
+            del stored[i]
+        for i, value in enumerate(values):
+            stored[str(i)] = value
+    model.load_weights(path)
     expected = (features - values[0]) / np.sqrt(values[1] + 1e-6)
     np.testing.assert_allclose(model._features(y), expected, rtol=1e-12)
     # It goes on as a fresh one: of the images of a step nothing was kept.
