@@ -304,6 +304,14 @@ def test_passes_change_nothing(linear, monkeypatch):
     np.testing.assert_allclose(again.events, drawn.events, rtol=1e-12)
     np.testing.assert_allclose(again.gap, drawn.gap, rtol=1e-9)
     assert again.estimates["encoder"].shape == (5,)
+    np.testing.assert_allclose(
+        again.estimates["encoder"], drawn.estimates["encoder"], rtol=1e-9
+    )
+    # A name alone is taken for a list of it.
+    named = inference.sandwich(vae, 5, proposals="encoder", **arguments)
+    np.testing.assert_array_equal(
+        named.estimates["encoder"], again.estimates["encoder"]
+    )
 
 
 def test_no_events_have_no_values(linear):

@@ -173,6 +173,8 @@ def test_optimizers_are_those_of_keras():
 def test_callbacks_that_cannot_work_say_so(tmp_path, digit_images):
     with pytest.raises(TypeError, match=r"images as an array, got .*Dataset"):
         MarginalBits(tf.data.Dataset.from_tensors(digit_images[:4]))
+    with pytest.raises(ValueError, match=r"at least one .* shape \(0, 8, 8, 1\)"):
+        MarginalBits(digit_images[:0])
     exact = PartitionedAEF((8, 8, 1), 2, num_levels=17)
     with pytest.raises(TypeError, match=r"estimate log p.x.: .* got PartitionedAEF"):
         MarginalBits(digit_images[:4]).set_model(exact)

@@ -40,6 +40,7 @@ class MarginalBits(keras.callbacks.Callback):
 
     Raises:
         TypeError: If they are no array, or the model estimates nothing.
+        ValueError: If there is none.
     """
 
     name = "val_marginal_bits_per_dim"
@@ -50,6 +51,11 @@ class MarginalBits(keras.callbacks.Callback):
             raise TypeError(
                 "MarginalBits takes validation images as an array, got "
                 f"{type(images).__name__}; of a data set, take the first batches."
+            )
+        if not images.shape or not len(images):
+            raise ValueError(
+                "MarginalBits takes an array of at least one image, got the shape "
+                f"{tuple(images.shape)}."
             )
         self.images = images
 

@@ -169,7 +169,7 @@ def sandwich(
     model: Any,
     num_events: int,
     *,
-    proposals: Sequence[str] = PROPOSALS,
+    proposals: Sequence[str] | str = PROPOSALS,
     num_samples: int = 128,
     num_chains: int = 16,
     num_steps: int = 1000,
@@ -191,7 +191,8 @@ def sandwich(
     Args:
         model: An `ExpandedAEF`, `VAE` or `IWAE`.
         num_events: At least 1.
-        proposals: Importance sampling to compare: `"encoder"`, `"laplace"`, or none.
+        proposals: Importance sampling to compare: `"encoder"`, `"laplace"`, a list of
+            both, or an empty one.
         num_samples: K of each, at least 1.
         num_chains: As in `annealed_log_prob`, like all others.
         num_steps: T.
@@ -217,6 +218,7 @@ def sandwich(
     paths = _Paths(model, num_chains, num_steps, num_leapfrog_steps)
     checked_count("num_events", num_events)
     checked_count("num_samples", num_samples)
+    proposals = [proposals] if isinstance(proposals, str) else proposals
     for proposal in proposals:
         model.proposal_scale(proposal)  # refuses unknown ones
     whole, parts, start = stateless_seed(seed), [], 0

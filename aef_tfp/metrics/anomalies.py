@@ -124,9 +124,8 @@ def _lost(lost: np.ndarray) -> str:
     count = np.count_nonzero(lost)
     if not count:
         return ""
-    return (
-        f"; {count} of these {len(lost)} could not be computed, and count as infinite"
-    )
+    of = f"{count} of these {len(lost)}"
+    return f"; {of} could not be computed, and count as infinite"
 
 
 def _sign(name: str) -> int:
