@@ -146,16 +146,27 @@ def test_a_latent_that_the_decoder_does_not_read_is_not_in_use(half_used, rng):
     x = rng.normal(size=(32, 6)).astype(np.float32)
     use = metrics.latent_use(half_used, x)
     assert use[1] == 0.0
-    # With a deviation of 1, half the squared distance to the other image's mean.
+    (record,) = metrics.latent_records(half_used, x, split="test")
+    assert record.value == float(use[0] >= 1.0)
+    assert record.detail.startswith("of 2; ")
+
+
+def test_use_is_half_the_squared_distance_to_another_images_mean(half_used, rng):
+    # With a deviation of 1. Two images have but one other each.
+    x = rng.normal(size=(2, 6)).astype(np.float32)
     z = half_used.encode(x).numpy()
-    moved = z.copy()
-    moved[:, 0] = np.roll(z[:, 0], 1)
+    moved = np.stack([z[::-1, 0], z[:, 1]], axis=-1)
     means = [half_used.chain.decoded(tf.constant(v))[0].numpy() for v in (z, moved)]
     expected = 0.5 * np.sum((means[0] - means[1]) ** 2, axis=-1).mean()
-    np.testing.assert_allclose(use[0], expected, rtol=1e-5)
-    (record,) = metrics.latent_records(half_used, x, split="test")
-    assert record.value == float(expected >= 1.0)
-    assert record.detail.startswith("of 2; ")
+    np.testing.assert_allclose(metrics.latent_use(half_used, x)[0], expected, rtol=1e-5)
+
+
+def test_latents_are_exchanged_between_classes_too(half_used, rng):
+    # In order of two classes, neighbours are of one class, but for two pairs of 32.
+    x = rng.normal(size=(2, 6)).astype(np.float32)
+    between = metrics.latent_use(half_used, x)[0]
+    ordered = metrics.latent_use(half_used, np.repeat(x, 16, axis=0))[0]
+    assert 0.3 < ordered / between < 0.7
 
 
 def test_one_image_has_none_to_exchange_with(half_used):

@@ -141,8 +141,8 @@ def sharpness_records(
 def latent_use(model: Any, images: Any) -> np.ndarray:
     """Returns how many nats the decoder's density loses without each latent.
 
-    The entry of one latent is exchanged between the images; what the decoder says of
-    the shell moves by
+    The entry of one latent is exchanged between the images, in an order of chance that
+    is the same for as many images; what the decoder says of the shell moves by
 
         0.5 |f(z) - f(z')|^2 / sigma(z)^2        summed over entries, mean over images
 
@@ -165,7 +165,11 @@ def latent_use(model: Any, images: Any) -> np.ndarray:
         )
     size = model._latents_per_pass
     loc, scale = in_passes(model.chain.decoded, z, size)
-    others = tf.roll(z, 1, axis=0)
+    # Each gets another's, in a random order: neighbours may be of one class, and alike.
+    order = np.random.default_rng(0).permutation(len(z))
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, 1)
+    others = tf.gather(z, partner)
     used = []
     for i in range(model.latent_dim):
         exchanged = tf.concat([z[:, :i], others[:, i : i + 1], z[:, i + 1 :]], axis=-1)
