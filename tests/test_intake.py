@@ -49,6 +49,11 @@ class Labelled(Batches):
         return super().__getitem__(index), np.zeros(SIZE)
 
 
+class Failing(Batches):
+    def __getitem__(self, index):
+        raise ValueError("photo_17.jpg is cut; fetch it again")
+
+
 class ArrayLike:
     """As pandas and other libraries give arrays."""
 
@@ -321,6 +326,11 @@ def test_one_batch_is_one_step():
 def test_weights_and_labels_are_refused(method, kwargs, trained, refused):
     said = refused(getattr(trained, method), INTEGERS, **kwargs)
     assert "images alone, with equal weights" in said
+
+
+def test_an_error_of_the_data_is_passed_on(trained):
+    with pytest.raises(ValueError, match=r"^photo_17\.jpg is cut; fetch it again$"):
+        trained.evaluate(Failing(INTEGERS), verbose=0)
 
 
 @pytest.mark.parametrize(

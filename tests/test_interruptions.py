@@ -254,6 +254,19 @@ def test_a_training_goes_on_while_its_loss_is_finite(tmp_path):
     assert len(written) == 5
 
 
+def test_a_training_that_has_chosen_no_model_ends(tmp_path):
+    model = plain()
+    model.adapt(FLOATS)
+    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1, monitor="other")
+    checkpoints.set_model(model)
+    logs = {"loss": 1.0, "val_loss": 1.0, "other": math.nan}
+    for epoch in range(2):
+        with pytest.warns(UserWarning, match="there is no best.keras yet"):
+            checkpoints.on_epoch_end(epoch, logs)
+    with pytest.raises(FloatingPointError, match="other was not finite in 3 valida"):
+        checkpoints.on_epoch_end(2, logs)
+
+
 def test_patience_ends_where_an_unbroken_run_would_end(tmp_path):
     model = plain()
     model.adapt(FLOATS)

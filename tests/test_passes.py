@@ -83,6 +83,32 @@ def test_another_number_of_events_is_not_traced_anew(cls, method, models, monkey
         )
 
 
+def test_a_graph_of_the_users_calls_methods_without_a_warning(models, caplog):
+    # AutoGraph warns of what it cannot rewrite.
+    got = tf.function(lambda x: models[VAE].elbo(x, seed=1))(IMAGES[:3])
+    np.testing.assert_allclose(got, models[VAE].elbo(IMAGES[:3], seed=1), rtol=2e-5)
+    assert not caplog.records
+
+
+def test_what_is_no_tensor_is_left_to_tensorflow():
+    shapes = []
+
+    def function(x, factor):
+        shapes.append(x.shape)
+        return x * factor
+
+    of_any_size = AnySize(tf.function(function, reduce_retracing=True))
+    np.testing.assert_array_equal(
+        of_any_size(np.ones([2, 3]), 2.0), 2.0 * np.ones([2, 3])
+    )
+    ragged = tf.ragged.constant([[1.0], [2.0, 3.0]])
+    assert of_any_size(ragged, 2.0).to_list() == [[2.0], [4.0, 6.0]]
+    for count in (4, 5):
+        of_any_size(tf.ones([count, 3]), 2.0)
+    assert shapes[-1].as_list() == [None, 3]
+    assert len(shapes) == 3
+
+
 @pytest.mark.parametrize("proposal", ["encoder", "laplace"])
 def test_an_estimate_of_an_event_is_its_own(proposal, models, monkeypatch):
     model = models[ExpandedAEF]

@@ -15,12 +15,20 @@ import pytest
 
 from aef_tfp import Autoencoder, terminal
 from aef_tfp.callbacks import Heartbeat, heartbeat
-from aef_tfp.engine.progress import FittingBar
+from aef_tfp.engine.progress import FittingBar, with_bar
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def test_a_stand_in_for_the_terminal_needs_no_method_to_say_so(monkeypatch):
+    monkeypatch.setattr("sys.stdout", object())
+    assert with_bar(None, "auto", sorted) is None
+    monkeypatch.setattr("sys.stdout", Terminal())
+    (bar,) = with_bar(None, "auto", sorted)
+    assert isinstance(bar, FittingBar)
 
 
 def test_a_line_says_what_is_being_done(capsys):

@@ -236,9 +236,10 @@ class Checkpoints(keras.callbacks.Callback):
             )
         self.iteration = self.iteration_of(epoch)
         is_finite = math.isfinite(value)
-        # The training is as good as its loss says.
+        # The training is as good as its loss says, but what has chosen no model yet may
+        # never choose one.
         loss = logs.get("val_loss", logs.get("loss", value))
-        is_good = is_finite or math.isfinite(loss)
+        is_good = is_finite or (self.best_iteration > 0 and math.isfinite(loss))
         self._bad_validations = 0 if is_good else self._bad_validations + 1
         if is_finite and not math.isfinite(self._first):
             self._first = value

@@ -104,6 +104,11 @@ def _without_zero(logs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _is_terminal(stream: Any) -> bool:
+    # What stands in for it need not have all methods.
+    return hasattr(stream, "isatty") and stream.isatty()
+
+
 def with_bar(
     callbacks: Any, verbose: Any, in_order: Callable[[Iterable[str]], list[str]]
 ) -> Any:
@@ -114,7 +119,7 @@ def with_bar(
         verbose: Keras's verbosity.
         in_order: As in `FittingBar`.
     """
-    is_drawn = verbose in (1, "auto") and sys.stdout.isatty()
+    is_drawn = verbose in (1, "auto") and _is_terminal(sys.stdout)
     if not is_drawn or isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
     given = keras.tree.flatten(callbacks) if callbacks else []

@@ -66,10 +66,13 @@ class AnySize:
         self._function = function
         self._kinds: set[Any] = set()
 
+    # A function of the user's that AutoGraph rewrites calls this: it would try, too.
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if tf.executing_eagerly() and not tf.config.functions_run_eagerly():
             leaves = [_as_open(leaf) for leaf in tf.nest.flatten([arguments, keywords])]
-            if (kind := tuple(leaves)) not in self._kinds:
+            kind = tuple(leaves)
+            if all(map(_is_plain, leaves)) and kind not in self._kinds:
                 args, kwargs = tf.nest.pack_sequence_as([arguments, keywords], leaves)
                 self._function.get_concrete_function(*args, **kwargs)
                 self._kinds.add(kind)
@@ -78,11 +81,16 @@ class AnySize:
 
 def _as_open(value: Any) -> Any:
     """What to trace a value as: a batch of any size. Vectors are seeds, and stay."""
-    if not tf.is_tensor(value):
+    if not isinstance(value, tf.Tensor):
         return value
     if value.shape.rank < 2:
         return tf.TensorSpec(value.shape, value.dtype)
     return tf.TensorSpec([None, *value.shape[1:]], value.dtype)
+
+
+def _is_plain(leaf: Any) -> bool:
+    """Whether it is of a kind that needs no more; TensorFlow knows the others."""
+    return leaf is None or isinstance(leaf, (tf.TensorSpec, bool, int, float, str))
 
 
 class _Traced:

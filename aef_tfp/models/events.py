@@ -158,8 +158,9 @@ class EventSpec:
         if is_empty:
             raise ValueError(f"{name}: there are no images, got 0 batches.")
         if isinstance(x, keras.utils.PyDataset):
+            batch = x[0]
             try:
-                unpack_batch(x[0])
+                unpack_batch(batch)
             except ValueError as error:
                 what = str(error).partition(";")[0].removeprefix("The model")
                 raise ValueError(

@@ -171,13 +171,14 @@ class Intake(Mixin):
                 x, batch_size = in_batches(x, batch_size), None
         bar = with_bar(kwargs.pop("callbacks", None), verbose, self._in_order)
         had_averages = self.averages.are_in_model
+        was_validating = self.averages.is_validating
         self.averages.is_validating = bool(kwargs.get("_use_cached_eval_dataset"))
         try:
             return super().evaluate(
                 x, None, batch_size, verbose, callbacks=bar, **kwargs
             )
         finally:
-            self.averages.is_validating = False
+            self.averages.is_validating = was_validating
             # Where it was interrupted, nobody else does.
             if not had_averages:
                 self.averages.put_back()

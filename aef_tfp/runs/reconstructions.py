@@ -60,7 +60,8 @@ def reconstruction_records(
     # All of them would take many times the memory of the images, which may be in a file
     # since there is not enough of it. They are read once more for their digest.
     starts = range(0, len(images), _BATCH)
-    digest = digest_of_parts("float32", images.shape, map(as_in_a_file, starts))
+    dtype = as_in_a_file(0).dtype
+    digest = digest_of_parts(dtype, images.shape, map(as_in_a_file, starts))
     return records_of_pairs(
         (
             (as_in_a_file(start), metrics.as_levels(made, levels))

@@ -117,9 +117,10 @@ def train(
                 RunConfig.from_run(run_dir)
                 # Before anything is read that another process could still change.
                 stack.enter_context(_only_writer(run_dir))
-                data_dir = place_of_images(run_dir, data_dir)
             else:
                 _check_new(run_dir)
+        if resume:
+            data_dir = place_of_images(run_dir, data_dir)
         with waiting("reading images", is_shown=bool(verbose) and chief):
             splits = load_run_splits(
                 settings,
