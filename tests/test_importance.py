@@ -227,7 +227,8 @@ def test_a_bar_ends_where_tuning_does(best):
 
 def test_tuning_uses_the_named_proposal(linear):
     _, vae, marginal, _ = linear
-    x = marginal.rvs(16, random_state=0)
+    # With few events the best scale is one that their noise happens to favour.
+    x = marginal.rvs(256, random_state=0)
     found = tune_proposal_scale(vae, x, proposal="laplace", num_samples=32)
     assert 0.8 < found < 1.2  # exact at 1
     assert set(vae.proposal_scales) == {"laplace"}

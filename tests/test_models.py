@@ -578,7 +578,7 @@ def test_sampling_is_compiled_as_training_is(jit_compile):
     else:
         model.compile(keras.optimizers.Adam(1e-3), jit_compile=jit_compile)
     model.sample(3)
-    (trace,) = model._sample._list_all_concrete_functions()
+    (trace,) = model._sample._function._list_all_concrete_functions()
     library = trace.graph.as_graph_def().library
     assert expected == any(f.attr["_XlaMustCompile"].b for f in library.function)
 

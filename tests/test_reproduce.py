@@ -803,7 +803,10 @@ def parsed(monkeypatch, command):
         raise _ParsedError
 
     stand_in = SimpleNamespace(
-        train=take, evaluate_run=take, RunInterrupted=KeyboardInterrupt
+        train=take,
+        evaluate_run=take,
+        RunInterrupted=KeyboardInterrupt,
+        EvaluationInterrupted=KeyboardInterrupt,
     )
     monkeypatch.setattr(script, "import_quietly", lambda name: stand_in)
     # Neither the data nor the runs are there.

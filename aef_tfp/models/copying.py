@@ -35,8 +35,8 @@ def check_has_parts(other: Any) -> None:
     if not getattr(other, "estimates", False):
         raise TypeError(
             "from_vae and from_aef take a VAE, an IWAE or an ExpandedAEF of aef_tfp, "
-            f"got {type(other).__name__}; the networks of another autoencoder go in "
-            "as ExpandedAEF(event_shape, latent_dim, encoder=..., decoder=...)."
+            f"got {type(other).__name__}; networks of another autoencoder go to "
+            "the constructor, as encoder and decoder."
         )
 
 
