@@ -134,9 +134,8 @@ def test_adapting_measures_the_spread_that_steps_see(rng):
     np.testing.assert_allclose(part, features[:4], rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def trained(digit_images):
-    model = ExpandedAEF(
+def of_digits():
+    return ExpandedAEF(
         (8, 8, 1),
         2,
         expansion_noise=0.2,
@@ -146,6 +145,11 @@ def trained(digit_images):
         prior_flow="none",
         num_levels=17,
     )
+
+
+@pytest.fixture(scope="module")
+def trained(digit_images):
+    model = of_digits()
     model.compile(keras.optimizers.Adam(1e-3))
     model.fit(digit_images[:512], batch_size=64, epochs=12, verbose=0)
     return model
@@ -224,16 +228,7 @@ def spread_after(images, batch_size, steps):
 
 
 def small(images, optimizer=None):
-    model = ExpandedAEF(
-        (8, 8, 1),
-        2,
-        expansion_noise=0.2,
-        encoder="dense",
-        decoder="dense",
-        core_flow="none",
-        prior_flow="none",
-        num_levels=17,
-    )
+    model = of_digits()
     optimizer = optimizer or keras.optimizers.SGD(1e-9)
     model.compile(optimizer, jit_compile=False, steps_per_execution=4)
     model.adapt(images)

@@ -418,6 +418,7 @@ def test_a_user_may_have_no_home(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for name in ("HOME", "KERAS_HOME"):
         monkeypatch.delenv(name, raising=False)
+    # The place that Keras itself falls back on.
     assert backend._saved_settings()[1] == Path("/tmp/.keras/keras.json")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     message = (

@@ -213,11 +213,17 @@ def test_a_checkpoint_from_a_saved_model_has_what_the_model_has(tmp_path, monkey
         np.testing.assert_array_equal(value, expected)
 
 
-def test_the_best_model_is_not_written_twice(tmp_path):
+def watching(directory, monitor):
+    """Checkpoints of a model whose epochs are one step long."""
     model = plain()
     model.adapt(FLOATS)
-    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1, monitor="loss")
+    checkpoints = Checkpoints(directory, lambda epoch: epoch + 1, monitor=monitor)
     checkpoints.set_model(model)
+    return checkpoints
+
+
+def test_the_best_model_is_not_written_twice(tmp_path):
+    checkpoints = watching(tmp_path, "loss")
     sources = []
     write = checkpoints.store.write
     checkpoints.store.write = lambda *args: sources.append(args[-1]) or write(*args)
@@ -228,10 +234,7 @@ def test_the_best_model_is_not_written_twice(tmp_path):
 
 
 def test_a_training_goes_on_while_its_loss_is_finite(tmp_path):
-    model = plain()
-    model.adapt(FLOATS)
-    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1, monitor="other")
-    checkpoints.set_model(model)
+    checkpoints = watching(tmp_path, "other")
     written = []
     checkpoints.store.write = lambda *args: written.append(args[1])
     logs = {"loss": 1.0, "val_loss": 1.0}
@@ -255,10 +258,7 @@ def test_a_training_goes_on_while_its_loss_is_finite(tmp_path):
 
 
 def test_a_training_that_has_chosen_no_model_ends(tmp_path):
-    model = plain()
-    model.adapt(FLOATS)
-    checkpoints = Checkpoints(tmp_path, lambda epoch: epoch + 1, monitor="other")
-    checkpoints.set_model(model)
+    checkpoints = watching(tmp_path, "other")
     logs = {"loss": 1.0, "val_loss": 1.0, "other": math.nan}
     for epoch in range(2):
         with pytest.warns(UserWarning, match="there is no best.keras yet"):

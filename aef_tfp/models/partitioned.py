@@ -10,9 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from aef_tfp.bijectors import Partition, partition_mask
 from aef_tfp.bijectors.reuse import chain
-from aef_tfp.engine.arguments import (
-    checked_count,
-)
+from aef_tfp.engine.arguments import checked_count
 from aef_tfp.models.chain import PartialShell
 from aef_tfp.models.chained import Chained
 from aef_tfp.models.density import Exact

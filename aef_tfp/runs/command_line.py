@@ -12,9 +12,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import tyro
+
+from aef_tfp.saved import place_of_images
 
 __all__ = [
     "BadCommandLine",
@@ -22,6 +25,7 @@ __all__ = [
     "ending_with_output",
     "named_options",
     "parse",
+    "place_as_before",
     "run_command",
 ]
 
@@ -73,6 +77,19 @@ def parse(
 
 def _with_home(match: re.Match[str]) -> str:
     return (match["option"] or "") + os.path.expanduser("~")
+
+
+def place_as_before(run_dir: Path, data_dir: Path | None) -> Path | None:
+    """Returns where the images of a run are; says so where nobody names the place.
+
+    Args:
+        run_dir: The run.
+        data_dir: What is named, which holds.
+    """
+    place = place_of_images(run_dir, data_dir)
+    if place != data_dir:
+        print(f"images: {place}, as before (--data-dir names another place)")
+    return place
 
 
 def named_options(argv: Sequence[str]) -> tuple[str, ...]:

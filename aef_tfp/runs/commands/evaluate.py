@@ -10,10 +10,9 @@ import tyro
 
 from aef_tfp.data import check_source
 from aef_tfp.records import comparison, differences, read_records, summary
-from aef_tfp.runs.command_line import named_options, parse, run_command
+from aef_tfp.runs.command_line import named_options, parse, place_as_before, run_command
 from aef_tfp.runs.config import EvaluationConfig, RunConfig
 from aef_tfp.runs.unread import refuse_unread, unread_by_evaluation
-from aef_tfp.saved import place_of_images
 from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Evaluate the best checkpoint of a run on real images.
@@ -71,9 +70,7 @@ def _run(argv: list[str]) -> int:
             f"evaluate one run at a time, got {len(runs)}; --compare prints several."
         )
     run = RunConfig.from_run(runs[0])
-    place = place_of_images(runs[0], arguments.data_dir)
-    if place != arguments.data_dir:
-        print(f"images: {place}, as before (--data-dir names another place)")
+    place = place_as_before(runs[0], arguments.data_dir)
     check_source(run.dataset, place)
     refuse_unread(unread_by_evaluation(config, run, named))
     notes: list[str] = []

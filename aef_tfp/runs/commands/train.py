@@ -22,6 +22,7 @@ from aef_tfp.runs.command_line import (
     ending_with_output,
     named_options,
     parse,
+    place_as_before,
     run_command,
 )
 from aef_tfp.runs.commands.presets import preset_list
@@ -30,7 +31,7 @@ from aef_tfp.runs.consistency import check_resumed
 from aef_tfp.runs.defaults import pays_to_compile, without_patience
 from aef_tfp.runs.presets import DEFAULT_PRESET, get_preset
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
-from aef_tfp.saved import checkpoint_paths, place_of_images
+from aef_tfp.saved import checkpoint_paths
 from aef_tfp.terminal import as_option, as_typed, import_quietly, waiting
 
 DESCRIPTION = """Train an AutoEncoder within Flows (AEF) and write a run directory.
@@ -148,7 +149,8 @@ def _run(argv: list[str]) -> int:
         return 0
 
     if arguments.resume is not None:
-        arguments = _with_place(arguments, arguments.resume)
+        place = place_as_before(arguments.resume, arguments.data_dir)
+        arguments = dataclasses.replace(arguments, data_dir=place)
     check_source(arguments.config.dataset, arguments.data_dir)
     is_named = arguments.resume is not None or arguments.run_dir is not None
     # Of several machines, the first one writes, and none knows yet which it is.
@@ -157,14 +159,6 @@ def _run(argv: list[str]) -> int:
         if not is_named and not os.environ.get("TF_CONFIG"):
             run_dir = stack.enter_context(_claimed(run_dir))
         return _train(arguments, run_dir)
-
-
-def _with_place(arguments: Arguments, run_dir: Path) -> Arguments:
-    """Arguments with where the images were before, unless they say where they are."""
-    place = place_of_images(run_dir, arguments.data_dir)
-    if place != arguments.data_dir:
-        print(f"images: {place}, as before (--data-dir names another place)")
-    return dataclasses.replace(arguments, data_dir=place)
 
 
 @contextlib.contextmanager
