@@ -21,6 +21,7 @@ from aef_tfp.terminal import as_typed
 
 __all__ = [
     "DamagedFile",
+    "check_choices",
     "checkpoint_paths",
     "damaged_model",
     "place_of_images",
@@ -136,12 +137,16 @@ def _has_default(field: dataclasses.Field) -> bool:
     return field.default is not missing or field.default_factory is not missing
 
 
+# What `A | B` is, which differs between kinds of types.
+_UNIONS = (types.UnionType, Union)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON is of a type that fields of a run have."""
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint)
-    if origin in (types.UnionType, Union):
+    if origin in _UNIONS:
         return any(_fits(value, part) for part in get_args(hint))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key, item = get_args(hint)
@@ -151,6 +156,22 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+def check_choices(settings: Any) -> None:
+    """Checks the fields of a dataclass that take one of a few values.
+
+    Raises:
+        ValueError: If one has another.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        parts = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+        choices = [v for p in parts if get_origin(p) is Literal for v in get_args(p)]
+        value = getattr(settings, name)
+        if choices and not _fits(value, hint):
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}."
+            )
 
 
 def checkpoint_paths(directory: Path) -> list[tuple[int, Path]]:

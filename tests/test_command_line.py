@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import dataclasses
 import json
 import os
 import pkgutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -21,7 +23,8 @@ from aef_tfp.runs import commands
 from aef_tfp.runs.command_line import ending_with_output, parse
 from aef_tfp.runs.commands import COMMANDS, evaluate, export, presets, reproduce
 from aef_tfp.runs.commands import train as run
-from aef_tfp.runs.config import EvaluationConfig, RunConfig
+from aef_tfp.runs.config import EvaluationConfig, RunConfig, RunSettings
+from aef_tfp.runs.kinds import KINDS, ModelName
 from aef_tfp.runs.presets import PRESETS, get_preset
 from aef_tfp.runs.unread import unread_by_evaluation, unread_by_run
 from aef_tfp.terminal import as_typed
@@ -425,6 +428,26 @@ def test_a_configuration_out_of_range_is_named(changes, message, capsys):
     line = refused("evaluate", ["run"], capsys)
     assert "run/config.json" in line
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (RunConfig(model="glow"), "model must be one of 'aef-center', .*, got 'glow'"),
+        (RunConfig(channels=2), "channels must be one of 1, 3, got 2"),
+        (RunSettings(networks="resnet"), "networks must be one of .*, got 'resnet'"),
+        (EvaluationConfig(proposal="exact"), "proposal must be .*, got 'exact'"),
+    ],
+)
+def test_settings_that_are_none_of_a_few_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        settings.check()
+
+
+def test_each_name_of_a_model_has_its_kind():
+    assert list(KINDS) == list(get_args(ModelName))
+    settings = {field.name for field in dataclasses.fields(RunSettings)}
+    assert all(settings.issuperset(kind.own_settings) for kind in KINDS.values())
 
 
 def test_a_reproduction_names_spoiled_files_of_its_runs(capsys):

@@ -375,19 +375,18 @@ def test_the_terminal_shows_no_tensorflow_noise(data_dir, tmp_path):
 
 
 @pytest.mark.realdata
-def test_mnist_trains_from_its_data_directory(tmp_path):
+def test_mnist_trains_from_its_data_directory(tmp_path, training_alone):
     import os
 
     run_dir = tmp_path / "mnist"
     arguments = ["mnist-aef-linear-32", "--iterations=60", "--validation-interval=60"]
-    arguments += [f"--run-dir={run_dir}", "--num-marginal-images=64", "--num-samples=8"]
-    assert run.main([*arguments, f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}"]) == 0
+    place = f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}"
+    assert run.main([*arguments, f"--run-dir={run_dir}", place]) == 0
     (row,) = history(run_dir)
     # Far below the 8 bits of a uniform density; 2.0 comes after 500 iterations.
     assert float(row["val_joint_bits_per_dim"]) < 3.5
 
-    argv = [str(run_dir), "--num-images=64", "--num-samples=16"]
-    argv += [f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}"]
+    argv = [str(run_dir), "--num-images=64", "--num-samples=16", place]
     bounds = []
     for proposal in ("encoder", "laplace"):
         assert evaluate.main([*argv, f"--proposal={proposal}"]) == 0
@@ -399,13 +398,13 @@ def test_mnist_trains_from_its_data_directory(tmp_path):
 
 
 @pytest.mark.realdata
-def test_faces_train_with_residual_networks(tmp_path):
+def test_faces_train_with_residual_networks(tmp_path, training_alone):
     import os
 
     run_dir = tmp_path / "faces"
     argv = ["celeba10k32-aef-linear-64", "--latent-dim=16", "--no-jit-compile"]
-    argv += ["--iterations=40", "--validation-interval=20", "--num-samples=2"]
-    argv += ["--num-marginal-images=4", "--learning-rate=1e-3", "--rematerialize"]
+    argv += ["--iterations=40", "--validation-interval=20"]
+    argv += ["--learning-rate=1e-3", "--rematerialize"]
     argv += [f"--data-dir={os.environ['AEF_TFP_DATA_DIR']}", f"--run-dir={run_dir}"]
     assert run.main(argv) == 0
     rows = history(run_dir)

@@ -3,8 +3,9 @@
 A run is a directory with its settings, checkpoints, best model and numbers. The
 modules, those that import no TensorFlow first:
 
-- `config`, `presets`, `unread`, `consistency`, `defaults`: settings, those with names,
-  which of them nothing would read, that files are of one run, what the images choose,
+- `kinds`, `config`, `presets`, `unread`, `consistency`, `defaults`: what a kind of
+  model has, settings, those with names, which of them nothing would read, that files
+  are of one run, what the images choose,
 - `command_line`, `commands`: what is typed, see `aef_tfp.__main__`,
 - `paper`: the paper's tables and figures, and what it takes to repeat them,
 - `building`, `best`, `loading`: the model of a configuration, of a run, of a file,
@@ -31,6 +32,7 @@ _SUBMODULES = (
     "defaults",
     "evaluation",
     "failures",
+    "kinds",
     "loading",
     "paper",
     "presets",

@@ -19,6 +19,7 @@ from aef_tfp.networks import residual_decoder, residual_encoder
 from aef_tfp.networks.residual import residual_stages
 from aef_tfp.runs.config import RunConfig
 from aef_tfp.runs.defaults import has_stages
+from aef_tfp.runs.kinds import KINDS
 
 __all__ = ["build_model"]
 
@@ -67,34 +68,18 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
             "decoder_scale": config.decoder_scale,
             "prior_flow": flow(config.prior_flow),
         }
+        for name in KINDS[config.model].own_settings:
+            shared[name] = getattr(config, name)
         core_flow = flow(config.core_flow)
         if config.model in ("vae", "iwae"):
-            shared["posterior_flow"] = flows.Inverted(core_flow)
-            if config.model == "vae":
-                model = VAE(shape, latent_dim, **shared)
-            else:
-                model = IWAE(
-                    shape,
-                    latent_dim,
-                    num_importance_samples=config.num_importance_samples,
-                    **shared,
-                )
+            kind = VAE if config.model == "vae" else IWAE
+            posterior_flow = flows.Inverted(core_flow)
+            model = kind(shape, latent_dim, posterior_flow=posterior_flow, **shared)
         elif config.model == "aef-linear":
-            model = ExpandedAEF(
-                shape,
-                latent_dim,
-                expansion_noise=config.expansion_noise,
-                core_flow=core_flow,
-                **shared,
-            )
+            model = ExpandedAEF(shape, latent_dim, core_flow=core_flow, **shared)
         else:
-            model = PartitionedAEF(
-                shape,
-                latent_dim,
-                partition=config.model.removeprefix("aef-"),
-                core_flow=core_flow,
-                **shared,
-            )
+            shared["partition"] = config.model.removeprefix("aef-")
+            model = PartitionedAEF(shape, latent_dim, core_flow=core_flow, **shared)
     model.compile(
         _optimizer(config),
         jit_compile=config.jit_compile,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aef_tfp.data.registry import dataset_info
+from aef_tfp.runs.kinds import ModelName
 from aef_tfp.runs.unread import check_use
-from aef_tfp.saved import DamagedFile, read_fields, read_json
+from aef_tfp.saved import DamagedFile, check_choices, read_fields, read_json
 
 __all__ = [
     "CHOSEN",
@@ -19,16 +20,6 @@ __all__ = [
     "RunSettings",
 ]
 
-ModelName = Literal[
-    "aef-center",
-    "aef-corner",
-    "aef-random",
-    "aef-linear",
-    "vae",
-    "iwae",
-    "autoencoder",
-    "pixel-maf",
-]
 FlowName = Literal["maf", "iaf", "none"]
 NetworkName = Literal["conv", "residual", "dense"]
 
@@ -229,8 +220,9 @@ class RunSettings:
         """Checks what no later stage would name as clearly.
 
         Raises:
-            ValueError: If a number is out of its range.
+            ValueError: If a name is unknown, or a number out of its range.
         """
+        check_choices(self)
         for name in (
             "latent_dim",
             "flow_layers",
@@ -418,11 +410,12 @@ class EvaluationConfig:
     """Seed of all noise."""
 
     def check(self) -> None:
-        """Checks the numbers.
+        """Checks names and numbers.
 
         Raises:
-            ValueError: If one is out of its range.
+            ValueError: If a name is unknown, or a number out of its range.
         """
+        check_choices(self)
         for name, least in (
             ("num_images", 2),
             ("num_samples", 1),

@@ -9,6 +9,7 @@ from typing import Any
 
 from aef_tfp.data import dataset_info
 from aef_tfp.runs.config import CHOSEN, NetworkName, RunConfig, RunSettings
+from aef_tfp.runs.kinds import KINDS
 from aef_tfp.terminal import as_option
 
 __all__ = ["choose", "has_stages", "pays_to_compile", "without_patience"]
@@ -184,8 +185,8 @@ def _take_networks(choices: _Choices, shape: tuple[int, int, int]) -> NetworkNam
     settings = choices.settings
     height, width, _ = shape
     size = f"{height} x {width}"
-    if settings.model == "pixel-maf":
-        return choices.take("networks", "conv", "")  # It has none.
+    if not KINDS[settings.model].has_networks:
+        return choices.take("networks", "conv", "")
     if settings.width is not None or settings.rematerialize:
         why = "what --width or --rematerialize is for"
         return choices.take("networks", "residual", why)

@@ -7,10 +7,11 @@ import dataclasses
 import difflib
 import shlex
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from aef_tfp.data.registry import DATASETS
-from aef_tfp.runs.config import ModelName, RunConfig, RunSettings
+from aef_tfp.runs.config import RunConfig, RunSettings
+from aef_tfp.runs.kinds import KINDS
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "get_preset"]
 
@@ -27,8 +28,7 @@ _ABLATED = ("celebahq32-aef-linear-128", "celebahq32-vae-128")
 
 def _ablations(base: RunSettings) -> dict[str, RunSettings]:
     """The rows of Table 7 without one of the flows, or both, by the ends of names."""
-    # A VAE has its posterior flow where an AEF has its core flow.
-    first = "posterior" if base.model == "vae" else "core"
+    first = KINDS[base.model].first_flow
     flows: dict[str, dict[str, Any]] = {
         "no-flows": {"core_flow": "none", "prior_flow": "none"},
         f"only-{first}": {"prior_flow": "none"},
@@ -57,8 +57,8 @@ def _presets() -> dict[str, RunSettings]:
         if info.iterations < 10_000:
             # A short run is watched more closely.
             shared |= {"log_interval": 20, "picture_interval": 500}
-        for model in get_args(ModelName):
-            if model == "pixel-maf":
+        for model, of_model in KINDS.items():
+            if not of_model.has_networks:
                 for layers, units in ((4, 256), (8, 512)):
                     presets[f"{dataset}-{model}-{layers}x{units}"] = kind(
                         model=model, flow_layers=layers, flow_units=units, **shared
@@ -67,10 +67,10 @@ def _presets() -> dict[str, RunSettings]:
             for latent_dim in info.latent_dims:
                 name = f"{dataset}-{model}-{latent_dim}"
                 own: dict[str, Any] = {"model": model, "latent_dim": latent_dim}
-                if kind is RunSettings and model != "autoencoder":
+                if kind is RunSettings and of_model.has_latent_flows:
                     own["decoder_scale"] = _OWN_DECODER_SCALE
                 presets[name] = kind(**own, **shared)
-                if model == "aef-linear":
+                if "expansion_noise" in of_model.own_settings:
                     presets[f"{name}-noise"] = dataclasses.replace(
                         presets[name], expansion_noise=_EXPANSION_NOISE
                     )

@@ -48,6 +48,7 @@ from aef_tfp.runs.evaluation import (
     tune,
 )
 from aef_tfp.runs.failures import explained, interrupted_when_trained
+from aef_tfp.runs.kinds import KINDS
 from aef_tfp.runs.reconstructions import (
     draw_reconstructions,
     is_denoiser,
@@ -199,7 +200,7 @@ def train(
 
 def _left_out(config: RunConfig, splits: Splits) -> list[str]:
     """What a run does without, for want of images."""
-    if len(splits.validation) > 1 or config.model == "pixel-maf":
+    if len(splits.validation) > 1 or not KINDS[config.model].has_networks:
         return []
     return ["one validation image: TensorBoard shows no interpolations"]
 

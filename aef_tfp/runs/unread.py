@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aef_tfp.data.registry import DATASETS
+from aef_tfp.runs.kinds import KINDS, ModelName
 from aef_tfp.terminal import as_option
 
 if TYPE_CHECKING:
@@ -21,18 +22,16 @@ __all__ = [
     "unread_by_run",
 ]
 
-_ESTIMATED = ("aef-linear", "vae", "iwae")
+
+def _no_estimate(c: Any) -> str:
+    return {
+        "estimated": "",
+        "exact": f"the likelihood of {_a(c.model)} is exact",
+        "none": f"{_a(c.model)} has no likelihood",
+    }[KINDS[c.model].likelihood]
 
 
-def _no_estimate(model: str) -> str:
-    if model in _ESTIMATED:
-        return ""
-    if model == "autoencoder":
-        return "an autoencoder has no likelihood"
-    return f"the likelihood of {_a(model)} is exact"
-
-
-def _a(model: str) -> str:
+def _a(model: ModelName) -> str:
     return f"{'an' if model[0] in 'aei' else 'a'} {model}"
 
 
@@ -44,36 +43,53 @@ class _Rule:
     why: Callable[..., str]
 
 
-def _without_pair(c: Any) -> str:
-    is_pixels = c.model == "pixel-maf"
-    return "a pixel-maf has no encoder and no decoder" if is_pixels else ""
+def _lacks(has: str, what: str) -> Callable[..., str]:
+    """A rule's reason where a kind of model is without something.
+
+    Args:
+        has: The field of `Kind` that says whether it is there.
+        what: Its name.
+    """
+    return lambda c: "" if getattr(KINDS[c.model], has) else f"{_a(c.model)} has {what}"
 
 
-def _without_latent_flows(c: Any) -> str:
-    none = c.model in ("pixel-maf", "autoencoder")
-    return f"{_a(c.model)} has no flows over latents" if none else ""
+_without_networks = _lacks("has_networks", "no encoder and no decoder")
 
 
 def _without_layers(c: Any) -> str:
-    if c.model == "autoencoder":
-        return "an autoencoder has no flows"
+    kind = KINDS[c.model]
+    if kind.likelihood == "none":
+        return f"{_a(c.model)} has no flows"
     both = (c.core_flow, c.prior_flow) == ("none", "none")
-    return "both flows are none" if both and c.model != "pixel-maf" else ""
+    return "both flows are none" if both and kind.has_latent_flows else ""
 
 
 def _without_blocks(c: Any) -> str:
-    if c.model == "pixel-maf":
-        return _without_pair(c)
     others = c.networks not in (None, "residual")
-    return f"it is for residual networks, not {c.networks} ones" if others else ""
+    why = f"it is for residual networks, not {c.networks} ones" if others else ""
+    return _without_networks(c) or why
 
 
 def _without_targets(c: Any) -> str:
     if not c.noise_std:
         return "without --noise-std no image is noisy"
-    if c.model in _ESTIMATED or c.model == "autoencoder":
-        return ""
-    return f"{_a(c.model)} has densities of noisy images only"
+    exact = KINDS[c.model].likelihood == "exact"
+    return f"{_a(c.model)} has densities of noisy images only" if exact else ""
+
+
+def _own_rules() -> Iterable[_Rule]:
+    """Rules of the settings that one kind of model alone reads."""
+
+    def rule(model: ModelName, name: str) -> _Rule:
+        return _Rule(
+            (name,),
+            lambda c: (
+                "" if name in KINDS[c.model].own_settings else f"it is for {_a(model)}"
+            ),
+        )
+
+    for model, kind in KINDS.items():
+        yield from (rule(model, name) for name in kind.own_settings)
 
 
 # Settings that do nothing as long as they have their defaults.
@@ -83,28 +99,17 @@ _IDLE = (
 )
 
 _RUN_RULES = (
-    _Rule(("latent_dim",), lambda c: _without_pair(c) and "a pixel-maf has no latents"),
-    _Rule(("networks", "mixed_precision"), _without_pair),
+    _Rule(("latent_dim",), _lacks("has_networks", "no latents")),
+    _Rule(("networks", "mixed_precision"), _without_networks),
     _Rule(("width", "rematerialize"), _without_blocks),
-    _Rule(("core_flow", "prior_flow"), _without_latent_flows),
     _Rule(
-        ("decoder_scale",),
-        lambda c: _without_latent_flows(c) and f"{_a(c.model)} has no Gaussian decoder",
+        ("core_flow", "prior_flow"), _lacks("has_latent_flows", "no flows over latents")
     ),
+    _Rule(("decoder_scale",), _lacks("has_latent_flows", "no Gaussian decoder")),
     _Rule(("flow_layers", "flow_units"), _without_layers),
-    _Rule(
-        ("num_importance_samples",),
-        lambda c: "" if c.model == "iwae" else "it is for an iwae",
-    ),
-    _Rule(
-        ("expansion_noise",),
-        lambda c: "" if c.model == "aef-linear" else "it is for an aef-linear",
-    ),
+    *_own_rules(),
     _Rule(("denoising_target",), _without_targets),
-    _Rule(
-        ("num_samples", "num_marginal_images", "select"),
-        lambda c: _no_estimate(c.model),
-    ),
+    _Rule(("num_samples", "num_marginal_images", "select"), _no_estimate),
     _Rule(
         ("bit_depth", "skip_unreadable"),
         lambda c: "" if c.dataset == "folder" else "it is for the data set folder",
@@ -141,11 +146,15 @@ _MEASUREMENT_RULES = (
             *("num_samples", "num_repeats", "proposal", "paper_estimator"),
             "annealed_steps",
         ),
-        lambda c: _no_estimate(c.model),
+        _no_estimate,
     ),
     _Rule(
         ("num_frechet_images", "temperature"),
-        lambda c: "an autoencoder draws no samples" * (c.model == "autoencoder"),
+        lambda c: (
+            f"{_a(c.model)} draws no samples"
+            if KINDS[c.model].likelihood == "none"
+            else ""
+        ),
     ),
     _Rule(("download",), lambda c: not_downloaded(c.dataset)),
 )

@@ -29,6 +29,7 @@ from aef_tfp.runs.commands.presets import preset_list
 from aef_tfp.runs.config import RunConfig, RunSettings
 from aef_tfp.runs.consistency import check_resumed
 from aef_tfp.runs.defaults import pays_to_compile, without_patience
+from aef_tfp.runs.kinds import KINDS
 from aef_tfp.runs.presets import DEFAULT_PRESET, get_preset
 from aef_tfp.runs.unread import refuse_unread, unread_by_run
 from aef_tfp.saved import checkpoint_paths
@@ -256,7 +257,8 @@ def _interrupted(arguments: Arguments, run_dir: Path) -> str:
 
 
 def _latents(config: RunSettings) -> str:
-    return "" if config.model == "pixel-maf" else f", d = {config.latent_dim}"
+    has_latents = KINDS[config.model].has_networks
+    return f", d = {config.latent_dim}" if has_latents else ""
 
 
 def _length(config: RunSettings) -> str:

@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aef_tfp.runs.config import ModelName, RunConfig
+from aef_tfp.runs.config import RunConfig
+from aef_tfp.runs.kinds import KINDS, ModelName
 from aef_tfp.runs.paper.published import (
     TABLE_1,
     TABLE_2,
@@ -210,7 +211,7 @@ def _experiment(
     if "noise_std" in settings:
         variant = f"noise {settings['noise_std']:g}"
         settings |= _DENOISING
-        if model == "autoencoder":
+        if not KINDS[model].has_latent_flows:
             # It has no deviations.
             del settings["decoder_scale"]
     config = RunConfig.of(preset, **settings)
@@ -239,8 +240,7 @@ _FAMILY: tuple[ModelName, ...] = (*_PAIR, "aef-center", "aef-corner")
 
 
 def _likelihood(model: ModelName) -> str:
-    exact = model in ("aef-center", "aef-corner")
-    return "bits_per_dim" if exact else ESTIMATE
+    return "bits_per_dim" if KINDS[model].likelihood == "exact" else ESTIMATE
 
 
 def _values(model: ModelName, bits: Published, fid: Published) -> dict[str, Published]:

@@ -5,7 +5,7 @@ Silvestri, Roos and Ambrogioni (ICLR 2023), Tables 1 to 7.
 
 from typing import Any
 
-from aef_tfp.runs.config import ModelName
+from aef_tfp.runs.kinds import ModelName
 
 __all__ = [
     "TABLE_1",
