@@ -40,6 +40,8 @@ SHORTER = {
     "serving.md": _PLAIN,
     "referee.md": {
         '"num_layers": 2': '"num_layers": 1',
+        # One kind of model: the other makes the same graphs once more.
+        '    "AEF (linear)"': '    # "AEF (linear)"',
         "epochs=30": "epochs=1",
         "num_steps=1000": "num_steps=5",
         "num_steps=100": "num_steps=5",
@@ -131,7 +133,7 @@ def check_likelihoods(names, printed):
 
 def check_referee(names, printed):
     rows = [line for line in printed.splitlines() if line.startswith(("AEF", "VAE"))]
-    assert len(rows) == 2 + 4
+    assert len(rows) == 1 + 2
     assert [r.name.split("_")[0] for r in names["records"]] == ["annealed"] * 3 + (
         ["marginal"] * 3
     )

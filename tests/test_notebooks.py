@@ -69,6 +69,14 @@ SMALL = {
     },
 }
 
+HASTE = f"""
+import sys
+if "haste" not in sys.modules:
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    import haste
+    haste.hurry()
+"""
+
 each_notebook = pytest.mark.parametrize("name", SMALL)
 
 
@@ -177,6 +185,9 @@ def test_runs_with_small_values(name, kernel):
     lines = [f"{key} = {value!r}" for key, value in SMALL[name].items()]
     place = notebook.cells.index(code_cells(notebook)[0]) + 1
     notebook.cells.insert(place, nbformat.v4.new_code_cell("\n".join(lines)))
+    # As the tests' own processes are set up, once TensorFlow is there.
+    place = notebook.cells.index(code_cells(notebook)[2]) + 1
+    notebook.cells.insert(place, nbformat.v4.new_code_cell(HASTE))
     # Nothing of the notebook before.
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
     client = NotebookClient(notebook, km=kernel, timeout=300)
