@@ -336,7 +336,7 @@ def test_a_layer_unfrozen_after_compile_wants_another_compilation():
         model.fit(FLOATS[:32], verbose=0)
 
 
-@pytest.mark.parametrize("name", ["Adam", "Adam, EMA", "EMA that overwrites"])
+@pytest.mark.parametrize("name", ["Adam", "Adam, EMA", "EMA that overwrites", "LAMB"])
 def test_the_state_is_saved_and_resumed_exactly(name, tmp_path, monkeypatch):
     monkeypatch.setattr(update_module, "_VECTOR_SIZE", 100)
     make = {**FLAT, **BY_WEIGHT}[name]

@@ -131,7 +131,8 @@ class Compilation(_Mixed):
 
     def compile_from_config(self, config):
         """Compiles with a rebuilt optimizer, whose state is loaded next."""
-        optimizer = keras.optimizers.deserialize(config["optimizer"])
+        # As Keras does; `keras.optimizers.deserialize` knows no Lamb.
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
         self.compile(**{**config, "optimizer": optimizer})
 
     def _check_optimizer(self) -> None:
