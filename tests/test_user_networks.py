@@ -959,6 +959,20 @@ def test_what_was_frozen_in_a_vae_is_frozen_in_its_aef():
         assert count < len(vae.core_flow.weights)
 
 
+def test_an_adapted_normalization_is_copied_and_exported(tmp_path):
+    normalization = layers.Normalization()
+    normalization.adapt(VECTORS * 3.0 + 2.0)
+    encoder = keras.Sequential([keras.Input((6,)), normalization, layers.Dense(4)])
+    vae = VAE((6,), 2, encoder=encoder, decoder="dense")
+    vae.adapt(VECTORS)
+    aef = ExpandedAEF.from_vae(vae)
+    expected = vae.encoder(VECTORS)
+    for model in (aef, VAE.from_aef(aef)):
+        for got, wanted in zip(model.encoder(VECTORS), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert max(vae.export(tmp_path / "served").values()) < 1e-4
+
+
 class Looped(layers.Layer):
     """Drops inside a loop of the graph."""
 

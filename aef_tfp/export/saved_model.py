@@ -13,6 +13,7 @@ from aef_tfp.export.comparison import compare
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.names import shorten_names
 from aef_tfp.models import EventModel
+from aef_tfp.models.weights import give_weights
 from aef_tfp.networks import MaskedDense
 
 __all__ = ["check_is_free", "copy_for_inference", "export_saved_model"]
@@ -102,7 +103,7 @@ def copy_for_inference(model: EventModel) -> EventModel:
             "keras.saving.register_keras_serializable(). Keras says: "
             f"{str(error).strip().partition(chr(10))[0]}"
         ) from error
-    copy.set_weights(model.get_weights())
+    give_weights(copy, model.get_weights())
     for layer in copy._flatten_layers():
         if isinstance(layer, MaskedDense):
             layer.fold_mask()

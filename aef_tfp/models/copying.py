@@ -4,6 +4,7 @@ from typing import Any
 
 from aef_tfp.models.files import constructor_arguments
 from aef_tfp.models.frozen import freeze, frozen_layers
+from aef_tfp.models.weights import give_weights
 
 __all__ = ["check_has_parts", "copy_part", "with_parts_of"]
 
@@ -26,7 +27,7 @@ def copy_part(ours: Any, theirs: Any) -> None:
         ours: The layer.
         theirs: The other one.
     """
-    ours.set_weights(theirs.get_weights())
+    give_weights(ours, theirs.get_weights())
     freeze(ours, frozen_layers(theirs))
 
 

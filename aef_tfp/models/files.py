@@ -11,6 +11,7 @@ import numpy as np
 
 from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.mixin import Mixin
+from aef_tfp.models.weights import give_weights
 
 __all__ = ["EXPORTERS", "Files", "constructor_arguments"]
 
@@ -129,7 +130,7 @@ class Files(Mixin):
                 super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         except ValueError as error:
             # Some were loaded, or all.
-            self.set_weights(former)
+            give_weights(self, former)
             # Keras lists all objects that it could not load, and why one of them.
             for line in str(error).splitlines():
                 if line.startswith(_SAVED_IN):
@@ -137,7 +138,7 @@ class Files(Mixin):
             raise
         if self._found_format != _FORMAT:
             # Keras went on with the layers: to it, this is a mismatch of one object.
-            self.set_weights(former)
+            give_weights(self, former)
             raise ValueError(_other_format(self._found_format))
         for warning in said or ():
             warnings.warn(warning.message, stacklevel=2)
