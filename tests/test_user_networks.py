@@ -973,6 +973,44 @@ def test_an_adapted_normalization_is_copied_and_exported(tmp_path):
     assert max(vae.export(tmp_path / "served").values()) < 1e-4
 
 
+@keras.saving.register_keras_serializable("tests")
+class Auxiliary(keras.Model):
+    """Has a second head, for a loss in training alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.head = layers.Dense(2), layers.Dense(1, name="head")
+
+    def call(self, x, training=None):
+        x = self.hidden(x)
+        if training:
+            self.add_loss(keras.ops.mean((self.head(x) - 1.0) ** 2))
+        return x
+
+
+# What Keras says of a model that leaves its layers to the first call.
+@pytest.mark.filterwarnings("ignore:.build... was called on layer 'auxiliary")
+@pytest.mark.parametrize("compilation", [{}, {"run_eagerly": True}])
+def test_layers_that_are_called_in_training_alone_are_trained(compilation, tmp_path):
+    model = ExpandedAEF(
+        (6,),
+        2,
+        encoder=Auxiliary(),
+        decoder="dense",
+        expansion=Auxiliary(),
+        **NO_FLOWS,
+    )
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=False, **compilation)
+    heads = [model.encoder.network.head, model.expansion.head]
+    before = [values(head) for head in heads]
+    assert "regularization_loss" in model.fit(VECTORS, verbose=0).history
+    for head, old in zip(heads, before, strict=True):
+        assert np.abs(old[0] - values(head)[0]).max() > 1e-3
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(values(loaded.expansion.head)[0], values(heads[1])[0])
+
+
 class Looped(layers.Layer):
     """Drops inside a loop of the graph."""
 

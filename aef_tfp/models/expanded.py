@@ -18,7 +18,7 @@ from aef_tfp.models.standardization import Standardization
 from aef_tfp.networks import EqualizedDense
 from aef_tfp.networks.advice import refuse_half_precision, refuse_random
 from aef_tfp.networks.batching import build_for_batches, events_per_pass, in_passes
-from aef_tfp.networks.mode import call_network
+from aef_tfp.networks.mode import build_for_training, call_network
 
 __all__ = ["ExpandedAEF"]
 
@@ -170,6 +170,7 @@ class ExpandedAEF(Marginal, EventModel):
                 f"The expansion must return [batch, {self.latent_dim}], got "
                 f"[batch, {', '.join(map(str, output.shape[1:]))}]."
             )
+        build_for_training(self.expansion, self.event_shape)
         refuse_random("expansion", self.expansion, self.event_shape)
         self._complete()
 

@@ -16,7 +16,7 @@ from aef_tfp.networks.batching import (
 )
 from aef_tfp.networks.equalized import EqualizedDense
 from aef_tfp.networks.expansion import Expandable
-from aef_tfp.networks.mode import call_network
+from aef_tfp.networks.mode import build_for_training, call_network
 
 __all__ = [
     "DECODER_SCALES",
@@ -66,6 +66,7 @@ class _HeadedNetwork(Expandable, keras.layers.Layer):
             outputs = call_network(
                 self.network, tf.zeros((1, *input_shape), self.compute_dtype)
             )
+            build_for_training(self.network, input_shape)
         except ValueError as error:
             raise ValueError(
                 f"The {self._role} does not take its input of shape "

@@ -1,7 +1,7 @@
 """Whether the layers of a model are in training, and how it reaches each of them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from aef_tfp.networks.switch import Switch
 
-__all__ = ["call_network", "layers_in_mode", "run_in_mode", "training_mode"]
+__all__ = [
+    "build_for_training",
+    "call_network",
+    "layers_in_mode",
+    "run_in_mode",
+    "training_mode",
+]
 
 _IS_ON = Switch("training_mode")
 
@@ -85,3 +91,20 @@ def call_network(network: keras.layers.Layer, x: Any) -> Any:
     """
     with layers_in_mode():
         return network(x, training=bool(_IS_ON))
+
+
+def build_for_training(network: keras.layers.Layer, input_shape: Sequence[int]) -> None:
+    """Makes the weights of layers that a network calls in training alone.
+
+    A step comes too late for them: the optimizer is built for all weights before.
+    Layers of Keras have theirs once they were called at rest.
+
+    Args:
+        network: Keras layer or model that was called at rest.
+        input_shape: Of one example.
+    """
+    if all(layer.built for layer in network._flatten_layers()):
+        return
+    # Nothing that the call draws, learns or adds is kept but new weights.
+    with training_mode(), keras.StatelessScope():
+        call_network(network, tf.zeros((1, *input_shape), network.variable_dtype))
