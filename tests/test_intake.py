@@ -460,6 +460,26 @@ def test_a_generator_is_read_to_its_end_once(trained, refused):
     assert trained.fit(endless, steps_per_epoch=2, epochs=2, verbose=0).epoch == [0, 1]
 
 
+class Endless(Batches):
+    num_batches = None
+
+
+def test_data_without_an_end_want_a_number_of_steps(trained, refused):
+    for data in (batches(INTEGERS).repeat(), Endless(INTEGERS)):
+        for method in (trained.evaluate, trained.predict):
+            said = refused(method, data, verbose=0)
+            assert said.startswith(f"{method.__name__}: the data have no end, got an ")
+            assert "; pass steps, or" in said
+        said = refused(trained.fit, INTEGERS, validation_data=data, verbose=0)
+        assert said.startswith("validation_data: the data have no end")
+        assert "; pass validation_steps, or" in said
+        for more in ({"epochs": 2}, {"validation_data": INTEGERS}):
+            said = refused(trained.fit, data, verbose=0, **more)
+            assert said.startswith("fit: the data have no end")
+            assert "; pass steps_per_epoch, or" in said
+    assert trained.evaluate(batches(INTEGERS).repeat(), steps=1, verbose=0)[0]
+
+
 def test_no_data_are_no_answer(trained, refused):
     for nothing in (INTEGERS[:0], batches(INTEGERS[:0]), Batches(INTEGERS[:0])):
         for method in (trained.fit, trained.evaluate, trained.predict):

@@ -13,6 +13,7 @@ from aef_tfp.engine.refusals import Refusals
 
 __all__ = [
     "as_arrays",
+    "check_ends",
     "check_is_read_once",
     "check_reading",
     "first_examples",
@@ -108,6 +109,30 @@ def check_is_read_once(name: str, x: Any, count: int, steps: int | None) -> None
             f"{name}: a generator can be read to its end but once, not in {count} "
             f"epochs; pass {which} if it goes on, or a data set, e.g. "
             "tf.data.Dataset.from_generator(function, ...)."
+        )
+
+
+def check_ends(name: str, x: Any, steps: int | None) -> None:
+    """Refuses to read data to their end that have none: Keras would never return.
+
+    Args:
+        name: What the message calls the data.
+        x: The data.
+        steps: Batches of each reading; None until the end.
+
+    Raises:
+        ValueError: If they say that they are endless, and there is no number of steps.
+    """
+    is_endless = (
+        int(x.cardinality()) == tf.data.INFINITE_CARDINALITY
+        if isinstance(x, tf.data.Dataset)
+        else isinstance(x, keras.utils.PyDataset) and x.num_batches is None
+    )
+    if is_endless and steps is None:
+        options = {"fit": "steps_per_epoch", "validation_data": "validation_steps"}
+        raise ValueError(
+            f"{name}: the data have no end, got an endless {type(x).__name__}; pass "
+            f"{options.get(name, 'steps')}, or leave out repeat()."
         )
 
 

@@ -12,6 +12,7 @@ from aef_tfp import flows
 from aef_tfp.engine.arguments import check_fits_memory, checked_count
 from aef_tfp.engine.examples import (
     as_arrays,
+    check_ends,
     check_is_read_once,
     check_reading,
     first_examples,
@@ -98,11 +99,15 @@ class Intake(Mixin):
         first = checked_count("initial_epoch", kwargs.get("initial_epoch", 0), least=0)
         readings = range(first, checked_count("epochs", epochs, least=0))
         check_is_read_once("fit", x, len(readings), steps[0])
+        if len(readings) > 1 or validation_data is not None:
+            # A single endless epoch is for a callback to end.
+            check_ends("fit", x, steps[0])
         if validation_data is not None:
             held_out = self._admitted("validation_data", validation_data)
             frequency = kwargs.get("validation_freq", 1)
             count = sum(self._should_eval(epoch, frequency) for epoch in readings)
             check_is_read_once("validation_data", held_out, count, steps[1])
+            check_ends("validation_data", held_out, steps[1])
             validation_data = (held_out,)
         if validation_data is not None:
             # As in Keras, which does not hold out a part then.
@@ -167,6 +172,7 @@ class Intake(Mixin):
             self._refusals.forget()
             x = self._admitted("evaluate", x, y, sample_weight)
             check_reading(x, batch_size=batch_size, **kwargs)
+            check_ends("evaluate", x, kwargs.get("steps"))
             if self._loses_digits(x):
                 x, batch_size = in_batches(x, batch_size), None
         bar = with_bar(kwargs.pop("callbacks", None), verbose, self._in_order)
@@ -192,6 +198,8 @@ class Intake(Mixin):
         self._refusals.forget()
         x = self._admitted("predict", x, density=False)
         check_reading(x, batch_size=batch_size, **kwargs)
+        # As in Keras, the verbosity and the steps may come without their names.
+        check_ends("predict", x, kwargs.get("steps", *args[1:2]))
         if self._loses_digits(x):
             x, batch_size = in_batches(x, batch_size), None
         with self._refusals.telling():
