@@ -1011,6 +1011,28 @@ def test_layers_that_are_called_in_training_alone_are_trained(compilation, tmp_p
     np.testing.assert_array_equal(values(loaded.expansion.head)[0], values(heads[1])[0])
 
 
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (PartitionedAEF, "prior_flow", flows.Identity()),
+        (ExpandedAEF, "expansion", layers.Dense(2)),
+        (VAE, "encoder", layers.Dense(2)),
+        (VAE, "latent_dim", 3),
+        (VAE, "decoder_scale", "fixed"),
+        (Autoencoder, "num_levels", 17),
+        (VAE, "chain", None),
+    ],
+)
+def test_what_a_model_is_made_of_stays(cls, name, value):
+    model = cls((4,), 2, encoder="dense", decoder="dense")
+    before = model.get_config()
+    message = f"{cls.__name__}.{name} is fixed when the model is made.*; make another"
+    with pytest.raises(AttributeError, match=message) as error:
+        setattr(model, name, value)
+    assert "\n" not in str(error.value)
+    assert model.get_config() == before
+
+
 class Looped(layers.Layer):
     """Drops inside a loop of the graph."""
 

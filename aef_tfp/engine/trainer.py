@@ -32,10 +32,10 @@ from aef_tfp.engine.update import Update
 from aef_tfp.memory import keep_freed_memory
 from aef_tfp.networks.convolutions import arranging_for_xla
 
-__all__ = ["LikelihoodTrainer"]
+__all__ = ["IN_STEPS", "LikelihoodTrainer"]
 
-# Attributes that steps read as constants when they are traced.
-_IN_STEPS = ("seed", "noise_std", "denoising_target", "num_importance_samples")
+IN_STEPS = ("seed", "noise_std", "denoising_target", "num_importance_samples")
+"""Attributes that steps read as constants when they are traced."""
 
 
 class LikelihoodTrainer(Compilation, Steps, keras.Model):
@@ -90,7 +90,7 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute; what reads it as a constant is traced anew."""
-        if name not in _IN_STEPS:
+        if name not in IN_STEPS:
             super().__setattr__(name, value)
             return
         super().__setattr__(name, self._checked(name, value))
@@ -102,7 +102,7 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
             self.make_test_function(force=True)
 
     def _checked(self, name: str, value: Any) -> Any:
-        """A value for one of `_IN_STEPS`, or a `ValueError`."""
+        """A value for one of `IN_STEPS`, or a `ValueError`."""
         return checked_seed(value) if name == "seed" else value
 
     @abstractmethod

@@ -20,11 +20,11 @@ from aef_tfp.engine.noise import (
     stateless_seed,
 )
 from aef_tfp.engine.tracing import traced
-from aef_tfp.engine.trainer import LikelihoodTrainer
+from aef_tfp.engine.trainer import IN_STEPS, LikelihoodTrainer
 from aef_tfp.flows.base import build_for
 from aef_tfp.models.availability import available
 from aef_tfp.models.events import EventSpec
-from aef_tfp.models.files import Files
+from aef_tfp.models.files import Files, constructor_arguments
 from aef_tfp.models.intake import ADAPT_EXAMPLES, Intake
 from aef_tfp.models.likelihood import Likelihood
 from aef_tfp.models.paths import name_weights
@@ -36,6 +36,9 @@ from aef_tfp.networks.tracking import InCheckpoints
 __all__ = ["DENOISING_TARGETS", "EventModel"]
 
 DENOISING_TARGETS = ("noisy", "clean")
+
+# Arguments of constructors that users set later, beside those that steps read.
+_SETTABLE = ("name", "dtype", "proposal_scales")
 
 # Stream of the corruption's noise under a step's seed; the models count from 0.
 _CORRUPTION = 2**31
@@ -144,6 +147,25 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
             trainable=False,
         )
 
+    # Names that are set once, when the model is made.
+    _fixed: frozenset[str] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute, but none of what the model is made of.
+
+        The chain would go on with what it has, and a file would hold the other.
+        """
+        if name in self._fixed:
+            kind = type(self).__name__
+            raise AttributeError(
+                f"{kind}.{name} is fixed when the model is made, got a "
+                f"{type(value).__name__}; make another model, "
+                f"{kind}(..., {name}=...)."
+                if name in constructor_arguments(type(self))
+                else f"{kind}.{name} is fixed when the model is made; make another one."
+            )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         """Says what to use in place of what other kinds of models have."""
         static = inspect.getattr_static(type(self), name, None)
@@ -212,6 +234,14 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
             build_for(layer, (None, *shape))
         name_weights({name: layer for name, (layer, _) in parts.items()})
         self.built = True
+        arguments = set(constructor_arguments(type(self))) - {*IN_STEPS, *_SETTABLE}
+        names = {*arguments, *parts, "chain", "events"}
+        # Those say by themselves that nobody sets them.
+        self._fixed = frozenset(
+            name
+            for name in names
+            if not isinstance(inspect.getattr_static(type(self), name, None), property)
+        )
 
     def __call__(self, *args, **kwargs):
         """Reconstructs events, or maps them to the base; see `call`."""
