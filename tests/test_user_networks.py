@@ -1033,6 +1033,18 @@ def test_what_a_model_is_made_of_stays(cls, name, value):
     assert model.get_config() == before
 
 
+class Transposed(layers.Layer):
+    """Has a weight of another layer."""
+
+    def __init__(self, dense):
+        super().__init__()
+        dense.build((None, 2))
+        self.kernel = dense.kernel
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.kernel))
+
+
 class Looped(layers.Layer):
     """Drops inside a loop of the graph."""
 
@@ -1149,6 +1161,10 @@ SHARED = layers.Dense(2, name="twice")
                 "expansion": SHARED,
             },
             "'twice' is in both encoder and expansion",
+        ),
+        (
+            lambda: {"decoder": Transposed(dense := layers.Dense(2)), "encoder": dense},
+            "The weight 'kernel' is in both encoder and decoder",
         ),
     ],
 )

@@ -98,7 +98,7 @@ def _may_draw(layer: keras.layers.Layer) -> bool:
 
 
 def refuse_shared(parts: dict[str, keras.layers.Layer]) -> None:
-    """Refuses a layer that is in two parts of a model.
+    """Refuses a layer, or a weight, that is in two parts of a model.
 
     Args:
         parts: Layers by the names that messages call them.
@@ -108,13 +108,15 @@ def refuse_shared(parts: dict[str, keras.layers.Layer]) -> None:
     """
     places: dict[int, str] = {}
     for role, part in parts.items():
-        for layer in part._flatten_layers():
-            other = places.setdefault(id(layer), role)
-            if other != role:
-                raise ValueError(
-                    f"The layer {layer.name!r} is in both {other} and {role}, which no "
-                    "file could keep; make one for each."
-                )
+        kinds = {"layer": part._flatten_layers(), "weight": part.weights}
+        for kind, shared in kinds.items():
+            for one in shared:
+                other = places.setdefault(id(one), role)
+                if other != role:
+                    raise ValueError(
+                        f"The {kind} {one.name!r} is in both {other} and {role}, which "
+                        "no file could keep; make one for each."
+                    )
 
 
 def warn_if_shared(role: str, network: Any, owner: Any) -> None:
