@@ -457,7 +457,10 @@ def test_a_generator_is_read_to_its_end_once(trained, refused):
     )
     assert "not in 2 epochs; pass validation_steps if" in said
     endless = (INTEGERS[:SIZE] for _ in range(5))
-    assert trained.fit(endless, steps_per_epoch=2, epochs=2, verbose=0).epoch == [0, 1]
+    held_out = {"validation_data": INTEGERS[:SIZE], "validation_freq": np.int64(2)}
+    history = trained.fit(endless, steps_per_epoch=2, epochs=2, verbose=0, **held_out)
+    assert history.epoch == [0, 1]
+    assert len(history.history["val_loss"]) == 1
 
 
 class Endless(Batches):
@@ -517,6 +520,10 @@ def test_masked_values_are_no_values(trained, refused):
         ({"epochs": 1.0}, "epochs must be an integer, got 1.0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ({"validation_split": -0.5}, "validation_split must lie in [0, 1), got -0.5"),
+        ({"validation_split": None}, "validation_split must lie in [0, 1), got None"),
+        ({"validation_split": 0.999}, "0.999 leaves 0 of 96 images to train on; take"),
+        ({"validation_freq": 0}, "validation_freq must be an integer of at least 1"),
+        ({"validation_freq": 1.5}, "or a list of epochs, got 1.5"),
         ({"validation_steps": -1}, "validation_steps must be at least 1, got -1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Events out of whatever `fit` accepts as data."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "first_examples",
     "in_batches",
     "in_tuples",
+    "num_trained",
     "refuse_masked",
     "refuse_not_dense",
     "unpack_batch",
@@ -72,6 +74,13 @@ def check_reading(x: Any, **options: Any) -> None:
     Raises:
         ValueError: If a count is below 1, or there is a batch size for batches.
     """
+    frequency = options.get("validation_freq", 1)
+    is_count = isinstance(frequency, (int, np.integer)) and frequency >= 1
+    if not is_count and not isinstance(frequency, list):
+        raise ValueError(
+            "validation_freq must be an integer of at least 1, or a list of epochs, "
+            f"got {frequency!r}."
+        )
     for name in (
         "batch_size",
         "steps",
@@ -87,6 +96,25 @@ def check_reading(x: Any, **options: Any) -> None:
             f"batch_size is for arrays, got {size} for a {type(x).__name__}, whose "
             "batches are what it gives: leave it out."
         )
+
+
+def num_trained(count: int, validation_split: Any) -> int:
+    """Returns how many of an array's events are trained on, as Keras splits them.
+
+    Args:
+        count: Events of the array.
+        validation_split: Share that is held out.
+
+    Raises:
+        ValueError: If nothing is left to train on, or nothing is held out.
+    """
+    trained = math.floor(count * (1.0 - validation_split))
+    if not 0 < trained < count:
+        raise ValueError(
+            f"validation_split of {validation_split!r} leaves {trained} of {count} "
+            "images to train on; take another, or pass validation_data."
+        )
+    return trained
 
 
 def check_is_read_once(name: str, x: Any, count: int, steps: int | None) -> None:

@@ -1,6 +1,5 @@
 """How events come in: `fit` and its like, and the checks that all of them share."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from aef_tfp import flows
-from aef_tfp.engine.arguments import check_fits_memory, checked_count
+from aef_tfp.engine.arguments import check_fits_memory, checked_count, is_number
 from aef_tfp.engine.examples import (
     as_arrays,
     check_ends,
@@ -18,6 +17,7 @@ from aef_tfp.engine.examples import (
     first_examples,
     in_batches,
     in_tuples,
+    num_trained,
     unpack_batch,
 )
 from aef_tfp.engine.progress import with_bar
@@ -91,10 +91,13 @@ class Intake(Mixin):
         self._refusals.forget()
         x = self._admitted("fit", x, y, sample_weight, class_weight)
         check_reading(x, batch_size=batch_size, **kwargs)
-        if not 0.0 <= validation_split < 1.0:
+        if not (is_number(validation_split) and 0.0 <= validation_split < 1.0):
             raise ValueError(
                 f"validation_split must lie in [0, 1), got {validation_split!r}."
             )
+        if isinstance(kwargs.get("validation_freq"), np.integer):
+            # Keras takes no other integers than Python's.
+            kwargs["validation_freq"] = int(kwargs["validation_freq"])
         steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
         first = checked_count("initial_epoch", kwargs.get("initial_epoch", 0), least=0)
         readings = range(first, checked_count("epochs", epochs, least=0))
@@ -119,8 +122,7 @@ class Intake(Mixin):
                     "validation_split holds out a part of an array, got "
                     f"{type(x).__name__}; pass validation_data."
                 )
-            # As Keras splits them.
-            trained = math.floor(len(x) * (1.0 - validation_split))
+            trained = num_trained(len(x), validation_split)
         x = self._begin_training("fit", x, verbose, trained)
         if self._loses_digits(x):
             if trained is not None:
