@@ -342,6 +342,7 @@ def test_an_error_of_the_data_is_passed_on(trained):
         (None, "there are no data"),
         (INTEGERS.astype(object), "integers or floats, got object"),
         (INTEGERS > 3, "integers or floats, got bool"),
+        (FLOATS.astype(np.longdouble), "of up to 64 bits, got "),
         (INTEGERS.astype(str), "integers or floats, got "),
         (list(INTEGERS), "one array of images, got a list of 96"),
         (((b, 1) for b in generator(INTEGERS)), "images alone, got a tuple of 2"),

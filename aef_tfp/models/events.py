@@ -302,6 +302,11 @@ class EventSpec:
                 "Events must be an array of integers or floats, got "
                 f"{type_text(given)}; pass [batch, {', '.join(map(str, self.shape))}]."
             )
+        if x.dtype.itemsize > 8:
+            raise ValueError(
+                "Events must be integers or floats of up to 64 bits, got "
+                f"{type_text(given)}; pass images.astype('float64')."
+            )
         self.check_shape(x.shape)
         if not x.size:
             return
