@@ -1315,8 +1315,8 @@ def test_every_pixel_arrives(tmp_path, rng, monkeypatch):
         ),
         (
             {"images": np.array([{}, {}])},
-            "array 'images' of '{}' is object; images must be uint8, 0 to 255: of"
-            " floats in [0, 1] save np.round(255 * images).astype('uint8')",
+            "array 'images' of '{}' is object; images must be uint8, 0 to 255: bring"
+            " the images to one size, and save np.stack(list_of_images)",
         ),
         (
             {"images": np.zeros([5, 3, 8, 8], np.uint8)},

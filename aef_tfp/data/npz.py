@@ -204,6 +204,9 @@ def _header(archive: Any, name: str, file: Path) -> tuple[tuple[int, ...], bool]
             )
         elif dtype.kind == "b":
             advice = "save images.astype('uint8'), and pass --num-levels 2"
+        elif dtype.kind != "f":
+            # Objects are what NumPy makes of a list of images of several sizes.
+            advice = "bring the images to one size, and save np.stack(list_of_images)"
         raise ValueError(
             f"array {name!r} of '{file}' is {dtype}; images must be uint8, 0 to"
             f" 255: {advice}"
