@@ -418,12 +418,21 @@ class Doubled(keras.layers.Layer):
         return 2.0 * x
 
 
-def test_an_export_needs_a_model_that_can_be_rebuilt(tmp_path):
-    encoder = keras.Sequential([keras.layers.Flatten(), Doubled()])
+class Halved(Doubled):
+    """Takes an argument that no configuration holds."""
+
+    def __init__(self, unused):
+        super().__init__()
+
+
+@pytest.mark.parametrize("layer", [Doubled(), Halved(object())])
+def test_an_export_needs_a_model_that_can_be_rebuilt(layer, tmp_path):
+    encoder = keras.Sequential([keras.layers.Flatten(), layer])
     model = Autoencoder((5,), 3, encoder=encoder, decoder="dense")
     model.adapt(events(20, (5,)))
-    with pytest.raises(ValueError, match="register_keras_serializable"):
+    with pytest.raises(ValueError, match="register_keras_serializable") as error:
         model.export(tmp_path / "1")
+    assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -96,12 +96,15 @@ def copy_for_inference(model: EventModel) -> EventModel:
         )
     try:
         copy = type(model).from_config(model.get_config())
-    except (TypeError, ValueError) as error:
+    # The last is what Keras raises of arguments that it cannot write.
+    except (TypeError, ValueError, NotImplementedError) as error:
+        # Keras breaks its first sentence into lines, and then gives an example.
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
         raise ValueError(
             "The model cannot be rebuilt from its config; make Lambda layers classes, "
             "give custom layers a get_config and decorate them with "
             "keras.saving.register_keras_serializable(). Keras says: "
-            f"{str(error).strip().partition(chr(10))[0]}"
+            f"{reason}"
         ) from error
     give_weights(copy, model.get_weights())
     for layer in copy._flatten_layers():
