@@ -959,12 +959,36 @@ def test_what_was_frozen_in_a_vae_is_frozen_in_its_aef():
         assert count < len(vae.core_flow.weights)
 
 
-def test_an_adapted_normalization_is_copied_and_exported(tmp_path):
+def normalized_vae(spread):
     normalization = layers.Normalization()
-    normalization.adapt(VECTORS * 3.0 + 2.0)
+    normalization.adapt(VECTORS * spread + 2.0)
     encoder = keras.Sequential([keras.Input((6,)), normalization, layers.Dense(4)])
-    vae = VAE((6,), 2, encoder=encoder, decoder="dense")
+    flows_of = {"prior_flow": "none", "posterior_flow": "none"}
+    vae = VAE((6,), 2, encoder=encoder, decoder="dense", **flows_of)
     vae.adapt(VECTORS)
+    vae.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
+    return vae
+
+
+def test_loaded_weights_of_a_normalization_reach_graphs_of_before(tmp_path):
+    expected, vae = normalized_vae(3.0), normalized_vae(1.0)
+    expected.save_weights(tmp_path / "other.weights.h5")
+
+    def results(model):
+        return [
+            model.encode(VECTORS).numpy(),
+            model.predict(VECTORS, verbose=0),
+            model.evaluate(VECTORS, verbose=0),
+        ]
+
+    results(vae)
+    vae.load_weights(tmp_path / "other.weights.h5")
+    for got, wanted in zip(results(vae), results(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapted_normalization_is_copied_and_exported(tmp_path):
+    vae = normalized_vae(3.0)
     aef = ExpandedAEF.from_vae(vae)
     expected = vae.encoder(VECTORS)
     for model in (aef, VAE.from_aef(aef)):

@@ -94,12 +94,20 @@ class LikelihoodTrainer(Compilation, Steps, keras.Model):
             super().__setattr__(name, value)
             return
         super().__setattr__(name, self._checked(name, value))
+        self._trace_anew()
+
+    def _trace_anew(self) -> None:
+        """Lets go of all graphs, since something that they have as a constant changed.
+
+        `fit` calls what was made before: a callback may be what changed it.
+        """
         forget_graphs(self)
-        # `fit` calls what was made before: a callback may have set this.
         if getattr(self, "train_function", None) is not None:
             self._new_train_function()
         if getattr(self, "test_function", None) is not None:
             self.make_test_function(force=True)
+        if getattr(self, "predict_function", None) is not None:
+            self.make_predict_function(force=True)
 
     def _checked(self, name: str, value: Any) -> Any:
         """A value for one of `IN_STEPS`, or a `ValueError`."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from aef_tfp.models.frozen import freeze, frozen_layers
 from aef_tfp.models.mixin import Mixin
-from aef_tfp.models.weights import give_weights
+from aef_tfp.models.weights import give_weights, normalizations
 
 __all__ = ["EXPORTERS", "Files", "constructor_arguments"]
 
@@ -140,6 +140,8 @@ class Files(Mixin):
             # Keras went on with the layers: to it, this is a mismatch of one object.
             give_weights(self, former)
             raise ValueError(_other_format(self._found_format))
+        if normalizations(self):
+            self._trace_anew()
         for warning in said or ():
             warnings.warn(warning.message, stacklevel=2)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["give_weights"]
+__all__ = ["give_weights", "normalizations"]
 
 
 def give_weights(layer: keras.layers.Layer, values: Sequence[Any]) -> None:
@@ -19,6 +19,14 @@ def give_weights(layer: keras.layers.Layer, values: Sequence[Any]) -> None:
         values: What `get_weights` of another one of its kind returns.
     """
     layer.set_weights(values)
-    for part in layer._flatten_layers():
-        if isinstance(part, keras.layers.Normalization):
-            part.finalize_state()
+    for part in normalizations(layer):
+        part.finalize_state()
+
+
+def normalizations(layer: keras.layers.Layer) -> list[keras.layers.Normalization]:
+    """Returns the layers whose mean and variance are no weights, but made of them.
+
+    A graph holds them as constants.
+    """
+    kind = keras.layers.Normalization
+    return [part for part in layer._flatten_layers() if isinstance(part, kind)]
