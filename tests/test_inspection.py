@@ -44,6 +44,28 @@ def test_octaves_end_at_the_nyquist_frequency_of_the_shorter_side():
         assert (powers["2_to_4"] > 0.05) == (name != "none")
 
 
+@pytest.mark.parametrize("side", [28, 41, 49, 98])
+def test_whole_frequencies_are_in_the_octaves_that_they_begin(side):
+    # Unrounded: 49 * (1 / 49) is less than 1, and 41 * (20 / 41) more than 20.
+    # Of equal power at all frequencies, for the window takes the corner out.
+    points = np.zeros((side, side))
+    points[side // 2, side // 2], points[0, 0] = 1.0, -1.0
+    powers = metrics.octave_powers(points[None, ..., None])
+    places = np.rint(np.fft.fftfreq(side) * side)
+    squares = places[:, None] ** 2 + places[None, :] ** 2
+    of_one = [
+        power[0]
+        / np.sum(
+            (squares >= low**2)
+            & (squares <= high**2 if high == side // 2 else squares < high**2)
+        )
+        for (low, high), power in (
+            (map(int, name.split("_to_")), power) for name, power in powers.items()
+        )
+    ]
+    np.testing.assert_allclose(of_one, of_one[-1], rtol=1e-3)
+
+
 def test_turned_images_have_equal_spectra(rng):
     images = rng.uniform(size=(2, 16, 16, 1))
     ours, theirs = map(

@@ -59,8 +59,11 @@ def _octave_powers(images: np.ndarray) -> dict[str, np.ndarray]:
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
     power = np.abs(np.fft.fft2(grey * window)) ** 2 / np.sum(window**2) / window.size
     side = min(height, width)
-    vertical, horizontal = np.fft.fftfreq(height), np.fft.fftfreq(width)
-    frequency = side * np.hypot(vertical[:, None], horizontal[None, :])
+    # Whole numbers, divided last: 49 * (1 / 49) is less than 1, and in no octave.
+    vertical, horizontal = (
+        np.rint(np.fft.fftfreq(n) * n) * side / n for n in (height, width)
+    )
+    frequency = np.hypot(vertical[:, None], horizontal[None, :])
     powers, low = {}, 1
     while low < side // 2:
         high = min(2 * low, side // 2)
