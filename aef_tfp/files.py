@@ -15,6 +15,7 @@ from typing import IO
 
 __all__ = [
     "CannotWrite",
+    "check_name",
     "check_room",
     "flush_to_disk",
     "locked",
@@ -30,6 +31,21 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 class CannotWrite(OSError):  # noqa: N818 - as RunInterrupted and TrainingFailed
     """A file could not be written; the message says which, why, and what to do."""
+
+
+def check_name(path: Path) -> None:
+    """Refuses a path that is no UTF-8: TensorFlow and Keras write nothing there.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"a path that is written to must be UTF-8, got {os.fsencode(path)!r}: "
+            "rename that folder, or choose another one."
+        ) from None
 
 
 @contextlib.contextmanager

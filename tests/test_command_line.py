@@ -108,6 +108,7 @@ def run_of(directory, **settings):
         (["--sed", "3"], "unrecognized options: --sed, 3, did you mean --seed INT?"),
         (["--list", "digits-vae-8"], "leave out digits-vae-8"),
         (["--list", "--seed=3"], "leave out --seed"),
+        (["--run-dir=caf\udce9"], r"must be UTF-8, got b'caf\xe9': rename"),
     ],
 )
 def test_a_run_is_what_was_typed_or_nothing(argv, message, capsys, tmp_path):
@@ -366,6 +367,7 @@ def test_the_launcher_replaces_no_cluster(capsys, monkeypatch):
         (["run", "out", "more"], "unrecognized options: more"),
         (["run", "out", "--format=onnx"], "invalid choice 'onnx'"),
         (["nowhere", "out"], "nowhere holds no run"),
+        (["nowhere", "caf\udce9"], r"must be UTF-8, got b'caf\xe9': rename"),
     ],
 )
 def test_an_export_is_what_was_typed(argv, message, capsys):

@@ -324,6 +324,14 @@ def test_hyperparameters_are_those_of_the_last_sitting(tmp_path):
     assert trial(tmp_path / "b" / "seed3", 3000) != first
 
 
+def test_a_run_within_a_folder_whose_name_is_no_unicode(tmp_path, monkeypatch):
+    place = tmp_path / "caf\udce9"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    write_hyperparameters(Path("run/tensorboard"), {"seed": 3}, {"x": 1.0})
+    assert list(place.glob("run/tensorboard/final/events*"))
+
+
 def test_a_projector_without_labels(tmp_path, rng):
     images = rng.integers(1, 256, size=(5, 4, 2, 3)) / 255.0
     write_projector(tmp_path, rng.normal(size=(5, 3)), images, None)

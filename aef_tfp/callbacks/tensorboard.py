@@ -1,6 +1,7 @@
 """What TensorBoard shows of a run: scalars, pictures, hyperparameters, latents."""
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -273,7 +274,7 @@ def write_hyperparameters(
         for name, value in settings.items()
     }
     # Runs of one name in two directories are two trials.
-    place = hashlib.sha256(str(log_dir.parent.resolve()).encode()).hexdigest()
+    place = hashlib.sha256(os.fsencode(log_dir.parent.resolve())).hexdigest()
     with tf.summary.create_file_writer(str(folder)).as_default():
         hparams.hparams(plain, trial_id=f"{log_dir.parent.name}-{place[:8]}")
         for name, value in results.items():

@@ -12,6 +12,7 @@ from aef_tfp.engine.tracing import tracing
 from aef_tfp.export.comparison import compare
 from aef_tfp.export.endpoints import Endpoint, endpoints_of
 from aef_tfp.export.names import shorten_names
+from aef_tfp.files import check_name
 from aef_tfp.models import EventModel
 from aef_tfp.models.weights import give_weights
 from aef_tfp.networks import MaskedDense
@@ -39,8 +40,8 @@ def export_saved_model(model: EventModel, path: str | Path) -> dict[str, float]:
 
     Raises:
         FileExistsError: If `path` exists.
-        ValueError: If the model is untrained, or a custom layer of it is not registered
-            with Keras.
+        ValueError: If the model is untrained, a custom layer of it is not registered
+            with Keras, or `path` is no UTF-8.
         RuntimeError: If an endpoint of the file differs from the model.
 
     Example:
@@ -72,7 +73,8 @@ def export_saved_model(model: EventModel, path: str | Path) -> dict[str, float]:
 
 
 def check_is_free(path: Path) -> None:
-    """Raises a FileExistsError if something is at `path`."""
+    """Raises an error if something is at `path`, or nothing can be."""
+    check_name(path)
     if path.exists() or path.is_symlink():
         raise FileExistsError(
             f"{path} exists; nothing is overwritten, choose another path."

@@ -31,7 +31,13 @@ from aef_tfp.callbacks import (
 from aef_tfp.data import Splits, evaluation_batches, training_batches
 from aef_tfp.data.fingerprint import fingerprint
 from aef_tfp.distribution import any_worker, get_strategy, is_chief
-from aef_tfp.files import locked, remove_leftovers, replace_text, writing
+from aef_tfp.files import (
+    check_name,
+    locked,
+    remove_leftovers,
+    replace_text,
+    writing,
+)
 from aef_tfp.metrics import Record, append_records
 from aef_tfp.models import EventModel
 from aef_tfp.pictures import image_grid, save_png
@@ -94,9 +100,9 @@ def train(
         than the chief.
 
     Raises:
-        ValueError: If a setting is out of its range or does not fit the data, or the
-            images, or other settings than the iterations, are others than those that
-            the run began with.
+        ValueError: If a setting is out of its range or does not fit the data, `run_dir`
+            is no UTF-8, or the images, or other settings than the iterations, are
+            others than those that the run began with.
         FileExistsError: If `run_dir` exists and `resume` is not asked.
         FileNotFoundError: If there is nothing to resume, or no data.
         OSError: If the run directory cannot be written, or another process does.
@@ -109,6 +115,7 @@ def train(
     """
     settings.check()
     run_dir = Path(run_dir)
+    check_name(run_dir)
     # A cluster wants to be set up before TensorFlow does anything else.
     devices = get_strategy(strategy)
     chief = is_chief(devices)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aef_tfp.files import check_name
 from aef_tfp.runs.command_line import parse, run_command
 from aef_tfp.runs.config import RunConfig
 from aef_tfp.terminal import as_typed, import_quietly
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     arguments = parse(Arguments, argv, DESCRIPTION, prog=as_typed("export"))
+    check_name(arguments.out)
     if arguments.out.exists():
         # Also refused by the export, after the seconds that TensorFlow takes to start.
         raise FileExistsError(

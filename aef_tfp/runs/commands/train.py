@@ -16,7 +16,7 @@ import tyro
 
 from aef_tfp.backend import StrategyName
 from aef_tfp.data import check_source
-from aef_tfp.files import writing
+from aef_tfp.files import check_name, writing
 from aef_tfp.records import summary
 from aef_tfp.runs.command_line import (
     ending_with_output,
@@ -135,6 +135,7 @@ def read_command(argv: Sequence[str]) -> Command:
         config = without_patience(config)
         arguments = dataclasses.replace(arguments, config=config)
     run_dir = first.resume or arguments.run_dir or _new_run_dir(arguments.preset)
+    check_name(run_dir)
     return Command(arguments, run_dir)
 
 
