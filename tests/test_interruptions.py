@@ -499,6 +499,11 @@ def test_who_interrupts_a_run_hears_what_there_is_of_it(
         ("config.json", '{"model": "gan"}', "has model = 'gan', which it cannot be"),
         ("history.csv", "a,b\n1,2\n", "history.csv is not the history of a run"),
         ("history.csv", "epoch,iteration\n0,x\n", "history.csv is not the history of"),
+        (
+            "history.csv",
+            "epoch,iteration\n0,1,2\n",
+            "history.csv is not the history of",
+        ),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(

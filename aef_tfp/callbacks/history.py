@@ -67,6 +67,8 @@ class History(keras.callbacks.Callback):
                 reader = csv.DictReader(file)
                 fields = list(reader.fieldnames or ())
                 rows = [row for row in reader if None not in row.values()]
+            if any(None in row for row in rows):
+                raise ValueError("a row has more columns than there are names")
             rows = [row for row in rows if int(row["iteration"]) <= iteration]
         except (ValueError, KeyError, csv.Error):
             raise ValueError(
