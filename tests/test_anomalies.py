@@ -147,6 +147,28 @@ def test_all_images_of_a_folder_are_made_like_the_runs(tmp_path, rng):
 RUN = get_preset("folder-vae-8")
 
 
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_runs_of_other_seeds_are_shown_the_same_anomalies(kind, tmp_path, rng):
+    images = rng.integers(0, 256, [20, 8, 8, 1], np.uint8)
+    place = tmp_path / ("a.npz" if kind == "npz" else "a")
+    if kind == "npz":
+        np.savez(place, images=images)
+    else:
+        place.mkdir()
+        for i, image in enumerate(images):
+            save_png(place / f"{i}.png", image)
+    found = [
+        load_anomalies(
+            str(place),
+            dataclasses.replace(RUN, seed=seed),
+            black_images(),
+            num_images=5,
+        ).images
+        for seed in (3, 4)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("kind", ["folder", "npz", "NPZ"])
 def test_two_anomalies_are_enough(kind, tmp_path, rng):
     images = rng.integers(0, 256, [3, 8, 8, 1], np.uint8)

@@ -37,7 +37,8 @@ def load_anomalies(
 
     Args:
         name: A data set by its name, of which the test images are taken; or a folder of
-            images, or a NumPy file, of which all are, read as the run's own are.
+            images, or a NumPy file, of which all are, read as the run's own are, in an
+            order that is the same for all runs.
         run: The run.
         splits: The run's images.
         num_images: How many of them, the first; None takes all.
@@ -103,7 +104,9 @@ def _load_whole(path: Path, run: RunSettings, splits: Splits) -> Splits:
         }
     kind = "npz" if is_file else "folder"
     try:
-        return load_whole(kind, path, num_levels=levels, seed=run.seed, **own)
+        # In an order that is no run's own: runs of other seeds are shown the same first
+        # ones, with the same noise, and their areas stand in one row.
+        return load_whole(kind, path, num_levels=levels, **own)
     except AboveLevels as error:
         # An evaluation is not asked for levels: they are the run's.
         where = f"'{path}'" if is_file else error.where
