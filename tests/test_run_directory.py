@@ -567,8 +567,9 @@ def test_every_place_of_a_run_is_kept(tmp_path):
     # Older versions wrote one place.
     path.write_text('{"strategy": "MirroredStrategy"}')
     assert places(one, 6)[1] == (0, "MirroredStrategy")
-    path.write_text("[")
-    assert places(one, 0) == [first]
+    for damaged in ("[", '{"from_iteration": null}', '{"from_iteration": "3"}'):
+        path.write_text(damaged)
+        assert places(one, 6) == [(6, "_DefaultDistributionStrategy")]
 
 
 def test_a_run_remembers_where_its_images_are(tmp_path, monkeypatch, capsys):

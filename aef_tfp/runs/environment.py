@@ -57,7 +57,9 @@ def _sittings(path: Path) -> list[dict[str, Any]]:
         newest = read_json(path)
         # Older versions wrote the last one alone, without where it began.
         places = [newest, *newest.pop("before", [])]
-        return [{"from_iteration": 0, **place} for place in places]
+        places = [{"from_iteration": 0, **place} for place in places]
+        if all(isinstance(place["from_iteration"], int) for place in places):
+            return places
     return []
 
 
