@@ -263,8 +263,7 @@ def differences(runs: Mapping[str, Path]) -> str:
                 gap = read_per_image(runs[run], ours)
                 gap -= read_per_image(runs[first], theirs)
                 error = gap.std(ddof=1) / math.sqrt(len(gap))
-                # Errors of pixels are small numbers.
-                digits = 4 if _unit(ours.name) else 6
+                digits = _digits(ours.name)
                 value = f"{gap.mean():+.{digits}f} +- {error:.{digits}f}"
                 value += f" {_unit(ours.name)}"
             rows.append((run, _row(ours), value))
@@ -424,9 +423,15 @@ def _samples(record: Record) -> str:
 
 
 def _value(record: Record) -> str:
+    digits = _digits(record.name)
     if record.standard_error is None:
-        return f"{record.value:.4f}"
-    return f"{record.value:.4f} +- {record.standard_error:.4f}"
+        return f"{record.value:.{digits}f}"
+    return f"{record.value:.{digits}f} +- {record.standard_error:.{digits}f}"
+
+
+def _digits(name: str) -> int:
+    # Errors of reconstructions are small numbers, and standard errors smaller ones.
+    return 6 if name.endswith("_error") and not name.startswith("auroc_") else 4
 
 
 def _unit(name: str) -> str:

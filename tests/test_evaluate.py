@@ -669,6 +669,10 @@ def test_errors_of_reconstructions_are_paired_too(tmp_path):
         metrics.append_records(runs[name], records_of_means(values, **facts))
     (_, line) = metrics.differences(runs).splitlines()
     assert line.endswith("  +0.000200 +- 0.000100")
+    # So they are where they stand alone.
+    records = {name: metrics.read_records(run_dir) for name, run_dir in runs.items()}
+    assert " 0.000200 +- 0.000100  " in metrics.summary(records["a"])
+    assert "0.000200 +- 0.000100  0.000400 +- 0.000200" in metrics.comparison(records)
 
 
 def test_records_of_one_name_keep_numbers_of_their_own(tmp_path):
