@@ -257,6 +257,7 @@ def test_no_preset_is_refused():
         ({}, ["again"], "evaluate one run at a time, got 2"),
         ({}, ["--compare", "--seed=3"], "leave out --seed"),
         ({}, ["run", "--compare"], "run is named twice"),
+        ({}, ["run/../run", "--compare"], "run is named twice"),
         ({}, ["--num-images"], "missing value for argument '--num-images'"),
     ],
 )

@@ -95,8 +95,9 @@ def _run(argv: list[str]) -> int:
 def _compare(runs: Sequence[Path]) -> int:
     if not runs:
         raise ValueError("--compare compares runs, got none; name their directories.")
-    for run in runs:
-        if runs.count(run) > 1:
+    places = [run.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
             raise ValueError(f"{run} is named twice; name each run once.")
     columns = {}
     for run, name in zip(runs, _names(runs), strict=True):
