@@ -75,7 +75,12 @@ def test_likelihoods_are_to_be_high_and_errors_low():
     )
     (area,) = anomaly_records([noisy], others, against="others")
     assert area.estimator.endswith(" 2 others, noise of deviation 0.5, kept")
-    assert found["auroc_log_prob"].detail == "log_prob 4, and 1.5 of the others"
+    assert found["auroc_log_prob"].standard_error == 0.0
+    assert found["auroc_log_prob"].detail == (
+        "log_prob 4, and 1.5 of the others; all pairs are told apart: the standard "
+        "error of 0 does not say how sure that is"
+    )
+    assert "told apart" not in found["auroc_reconstruction_error"].detail
 
 
 def test_an_anomaly_may_have_no_density_at_all():
@@ -102,7 +107,7 @@ def test_what_cannot_be_computed_of_an_anomaly_counts_as_its_worst():
     assert (nats.value, error.value) == (0.75, 1.0)
     end = "could not be computed, and count as infinite"
     assert nats.detail == f"log_prob 2.5, and -inf of the others; 1 of these 2 {end}"
-    assert error.detail.endswith(f"and inf of the others; 1 of these 2 {end}")
+    assert f"and inf of the others; 1 of these 2 {end}; all pairs" in error.detail
 
 
 def test_estimates_meet_those_of_their_proposal():

@@ -18,7 +18,8 @@ def roc_area(normal: Any, anomalies: Any) -> tuple[float, float]:
     It is the share of all pairs in which the normal one scores higher, where equal
     scores count half: 1 tells all pairs apart, 0.5 none, 0 all the wrong way round. The
     standard error is that of DeLong, DeLong and Clarke-Pearson (1988), over other
-    events of both kinds.
+    events of both kinds. Where all pairs are in order, or none, it is 0 however few
+    they are, and says nothing.
 
     Example:
         >>> roc_area([2.0, 3.0], [1.0, 2.0])[0]
@@ -80,7 +81,8 @@ def anomaly_records(
 
     Returns:
         Records `auroc_<name of the number>`, one for each number in nats and each
-        error: the area under the ROC curve (see `roc_area`).
+        error: the area under the ROC curve (see `roc_area`). The detail says where the
+        standard error says nothing.
 
     Raises:
         ValueError: If there are fewer than 2 images of one kind.
@@ -105,7 +107,9 @@ def anomaly_records(
                 estimator="area under the ROC curve, DeLong's standard error, against "
                 f"{other.num_images} {against}{_noise(record)}",
                 detail=f"{record.name} {record.value:.5g}, and "
-                f"{sign * scores.mean():.5g} of the {against}" + _lost(lost),
+                f"{sign * scores.mean():.5g} of the {against}"
+                + _lost(lost)
+                + _unknown(area),
                 anomalies=other.images,
                 per_image=None,
             )
@@ -126,6 +130,14 @@ def _lost(lost: np.ndarray) -> str:
         return ""
     of = f"{count} of these {len(lost)}"
     return f"; {of} could not be computed, and count as infinite"
+
+
+def _unknown(area: float) -> str:
+    """A note for the same line, if the standard error is 0 and says nothing."""
+    told = {1.0: "all pairs are told apart", 0.0: "all pairs are the wrong way round"}
+    if area not in told:
+        return ""
+    return f"; {told[area]}: the standard error of 0 does not say how sure that is"
 
 
 def _sign(name: str) -> int:
