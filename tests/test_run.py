@@ -353,6 +353,12 @@ def test_presets_are_those_of_the_paper(preset, networks, settings):
     assert got == settings
 
 
+def test_a_model_that_no_memory_holds_is_refused():
+    config = RunConfig(model="vae", latent_dim=10**12)
+    with pytest.raises(ValueError, match="with latent_dim 1000000000000 and flow_unit"):
+        build_model(config, dataset_info("digits"))
+
+
 def test_the_width_of_residual_networks_is_a_setting():
     config = RunConfig(
         latent_dim=3, networks="residual", width=8, core_flow="none", prior_flow="none"

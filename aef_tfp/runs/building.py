@@ -32,9 +32,18 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
         info: The data set's facts.
 
     Raises:
-        ValueError: If the configuration does not fit the data.
+        ValueError: If the configuration does not fit the data, or the model the memory.
     """
+    try:
+        return _built(config, info)
+    except MemoryError as error:
+        raise ValueError(
+            f"no memory holds a model with latent_dim {config.latent_dim} and "
+            f"flow_units {config.flow_units}: take fewer ({error})."
+        ) from None
 
+
+def _built(config: RunConfig, info: DatasetInfo) -> EventModel:
     def flow(kind: str) -> Any:
         if kind == "none":
             return flows.Identity()
