@@ -247,6 +247,7 @@ def test_no_preset_is_refused():
             "--temperature (an autoencoder draws no samples)",
         ),
         ({}, ["--paper-estimator"], "--paper-estimator (the likelihood of an aef-cent"),
+        ({"model": "vae"}, ["--paper-estimator"], "(the paper's code keeps - log K of"),
         (
             {"model": "autoencoder"},
             ["--frechet=classifier", "--num-frechet-images=9"],
@@ -257,6 +258,7 @@ def test_no_preset_is_refused():
         ({}, ["again"], "evaluate one run at a time, got 2"),
         ({}, ["--compare", "--seed=3"], "leave out --seed"),
         ({}, ["run", "--compare"], "run is named twice"),
+        ({}, ["--compare", "run"], "run is named twice"),
         ({}, ["run/../run", "--compare"], "run is named twice"),
         ({}, ["--num-images"], "missing value for argument '--num-images'"),
     ],
@@ -293,7 +295,7 @@ def test_every_option_is_read_by_some_evaluation():
     unread = [
         unread_by_evaluation(
             EvaluationConfig(frechet=features),
-            RunConfig(model="vae", dataset="mnist"),
+            RunConfig(model="aef-linear", dataset="mnist"),
             names,
         )
         for features in ("inception", "classifier")
@@ -423,6 +425,8 @@ def test_a_configuration_of_an_older_version_means_the_defaults():
         ({"learning_rate": float("inf")}, "learning_rate must be a positive number"),
         ({"seed": True}, "has seed = True, which it cannot be"),
         ({"seed": 2**40}, "seed must be at most"),
+        ({"iterations": 10**30}, "iterations must be at most 2**31 - 1, got 10"),
+        ({"channels": True}, "has channels = True, which it cannot be"),
     ],
 )
 def test_a_configuration_out_of_range_is_named(changes, message, capsys):
@@ -586,6 +590,14 @@ def test_who_is_cut_off_from_the_output_is_asked_to_end(has_errors, capsys):
     assert asked == [signal.SIGTERM]
     told = "the standard output cannot be written: No space left on device\n"
     assert capsys.readouterr().err == told * has_errors
+
+
+def test_an_output_that_cannot_be_written_is_named():
+    command = [sys.executable, "-m", "aef_tfp", "presets"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    told = "error: the standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 # The commands of the package.

@@ -811,7 +811,7 @@ def parsed(monkeypatch, command):
     monkeypatch.setattr(script, "import_quietly", lambda name: stand_in)
     # Neither the data nor the runs are there.
     monkeypatch.setattr(script, "check_source", lambda *place: None)
-    of_run = SimpleNamespace(from_run=lambda run_dir: PRESETS["mnist-vae-2"])
+    of_run = SimpleNamespace(from_run=lambda run_dir: PRESETS["mnist-aef-linear-2"])
     if script is evaluate:
         monkeypatch.setattr(script, "RunConfig", of_run)
     with pytest.raises(_ParsedError):

@@ -203,14 +203,13 @@ def run_command(
         # TensorFlow's objects once more for cycles, which takes more than a second.
         atexit.register(gc.freeze)
     try:
-        with _terminated_as_exception():
+        output = _Output(sys.stdout, _raise_of_output)
+        with _terminated_as_exception(), contextlib.redirect_stdout(output):
             status = run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever reads the output (`| head`) has had enough. What is left in the buffer
-        # goes nowhere, or Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads the output (`| head`) has had enough.
         return 1
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
@@ -248,15 +247,39 @@ def ending_with_output() -> Iterator[None]:
     A write that fails (`| head`, a full disk) would end a training where it happens;
     asked by SIGTERM, it saves first.
     """
-    with contextlib.redirect_stdout(_Output(sys.stdout)):
+    with contextlib.redirect_stdout(_Output(sys.stdout, _end_of_output)):
         yield
 
 
-class _Output:
-    """A stream that asks the process to end when it cannot be written any more."""
+def _raise_of_output(error: OSError) -> None:
+    if isinstance(error, BrokenPipeError):
+        raise error
+    raise OSError(_unwritable(error)) from None
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+
+def _end_of_output(error: OSError) -> None:
+    # The standard error may be the same pipe.
+    with contextlib.suppress(OSError):
+        print(_unwritable(error), file=sys.stderr, flush=True)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _unwritable(error: OSError) -> str:
+    return f"the standard output cannot be written: {error.strerror}"
+
+
+class _Output:
+    """The standard output, and what is done when it cannot be written any more.
+
+    Args:
+        stream: What it was so far.
+        lost: Called with the first error; what is written later goes nowhere.
+    """
+
+    def __init__(self, stream: Any, lost: Callable[[OSError], None]):
+        # A command within a command decides itself.
+        self._stream: Any = stream._stream if isinstance(stream, _Output) else stream
+        self._lost = lost
         self._is_gone = False
 
     def __getattr__(self, name: str) -> Any:
@@ -276,16 +299,9 @@ class _Output:
             act()
         except OSError as error:
             self._is_gone = True
-            # What is left in the buffer goes nowhere.
+            # Of what is left in its buffer, Python would complain at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            # The standard error may be the same pipe.
-            with contextlib.suppress(OSError):
-                print(
-                    f"the standard output cannot be written: {error.strerror}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            signal.raise_signal(signal.SIGTERM)
+            self._lost(error)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,12 @@ def _without_targets(c: Any) -> str:
     return f"{_a(c.model)} has densities of noisy images only" if exact else ""
 
 
+def _without_papers_estimator(c: Any) -> str:
+    if c.model == "aef-linear":
+        return ""
+    return _no_estimate(c) or f"the paper's code keeps - log K of {_a(c.model)}"
+
+
 def _own_rules() -> Iterable[_Rule]:
     """Rules of the settings that one kind of model alone reads."""
 
@@ -142,12 +148,10 @@ _EVALUATION_RULES = (
 
 _MEASUREMENT_RULES = (
     _Rule(
-        (
-            *("num_samples", "num_repeats", "proposal", "paper_estimator"),
-            "annealed_steps",
-        ),
+        ("num_samples", "num_repeats", "proposal", "annealed_steps"),
         _no_estimate,
     ),
+    _Rule(("paper_estimator",), _without_papers_estimator),
     _Rule(
         ("num_frechet_images", "temperature"),
         lambda c: (

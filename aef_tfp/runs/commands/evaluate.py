@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    # It may stand between the runs, too.
+    argv = sorted(argv, key=lambda argument: argument != "--compare")
     arguments = parse(Arguments, argv, DESCRIPTION, prog=as_typed("evaluate"))
     named = named_options(argv)
     runs, config = arguments.runs, arguments.config
