@@ -11,6 +11,8 @@ PYTHON ?= $(shell for name in python3.11 python3; do \
 # Fewer notes of TensorFlow's C++ side on hardware and on the end of each data set.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
+comma := ,
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test lint format realdata docs clean
@@ -70,3 +72,8 @@ $(VENV)/package-dev: setup.cfg pyproject.toml
 
 $(VENV)/package-docs: setup.cfg pyproject.toml
 	$(call install,.[docs],$@ $(VENV)/package)
+
+# Both at once, for .ci/run: a second installation looks everything up once more.
+$(VENV)/package-all: setup.cfg pyproject.toml
+	$(call install,.[dev$(comma)docs],$@ $(VENV)/package-dev $(VENV)/package-docs \
+		$(VENV)/package)
