@@ -1057,6 +1057,18 @@ def test_what_a_model_is_made_of_stays(cls, name, value):
     assert model.get_config() == before
 
 
+def test_what_a_model_has_may_be_set_by_a_class_that_extends_it():
+    class Extended(VAE):
+        def __init__(self, event_shape, latent_dim, num_levels):
+            super().__init__(event_shape, latent_dim, encoder="dense", decoder="dense")
+            self.event_shape, self.latent_dim = event_shape, latent_dim
+            self.num_levels, self.encoder = num_levels, self.encoder
+
+    assert Extended((4,), 2, None).latent_dim == 2
+    with pytest.raises(AttributeError, match="num_levels is fixed"):
+        Extended((4,), 2, 17)
+
+
 class Transposed(layers.Layer):
     """Has a weight of another layer."""
 

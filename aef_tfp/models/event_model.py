@@ -153,9 +153,10 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute, but none of what the model is made of.
 
-        The chain would go on with what it has, and a file would hold the other.
+        The chain would go on with what it has, and a file would hold the other. What it
+        has already may be set, as constructors of classes that extend it do.
         """
-        if name in self._fixed:
+        if name in self._fixed and not self._has(name, value):
             kind = type(self).__name__
             raise AttributeError(
                 f"{kind}.{name} is fixed when the model is made, got a "
@@ -165,6 +166,13 @@ class EventModel(Intake, Files, InCheckpoints, LikelihoodTrainer):
                 else f"{kind}.{name} is fixed when the model is made; make another one."
             )
         super().__setattr__(name, value)
+
+    def _has(self, name: str, value: Any) -> bool:
+        if isinstance(value, (int, float, str, tuple, type(None))):
+            return name in constructor_arguments(type(self)) and (
+                value == self._argument(name)
+            )
+        return value is getattr(self, name, self)
 
     def __getattr__(self, name: str) -> Any:
         """Says what to use in place of what other kinds of models have."""
