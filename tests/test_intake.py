@@ -469,11 +469,16 @@ class Endless(Batches):
 
 
 def test_data_without_an_end_want_a_number_of_steps(trained, refused):
-    for data in (batches(INTEGERS).repeat(), Endless(INTEGERS)):
+    endless = batches(INTEGERS).repeat()
+    for data, end in (
+        (endless, "leave out repeat()."),
+        (Endless(INTEGERS), "batches."),
+    ):
         for method in (trained.evaluate, trained.predict):
             said = refused(method, data, verbose=0)
             assert said.startswith(f"{method.__name__}: the data have no end, got an ")
             assert "; pass steps, or" in said
+            assert said.endswith(end)
         said = refused(trained.fit, INTEGERS, validation_data=data, verbose=0)
         assert said.startswith("validation_data: the data have no end")
         assert "; pass validation_steps, or" in said
@@ -481,7 +486,13 @@ def test_data_without_an_end_want_a_number_of_steps(trained, refused):
             said = refused(trained.fit, data, verbose=0, **more)
             assert said.startswith("fit: the data have no end")
             assert "; pass steps_per_epoch, or" in said
-    assert trained.evaluate(batches(INTEGERS).repeat(), steps=1, verbose=0)[0]
+    assert trained.evaluate(endless, steps=1, verbose=0)[0]
+    # A callback ends the only epoch, and Keras validates then.
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(trained, "stop_training", True)
+    )
+    held_out = {"validation_data": INTEGERS, "callbacks": [stop]}
+    assert "val_loss" in trained.fit(endless, verbose=0, **held_out).history
 
 
 def test_no_data_are_no_answer(trained, refused):

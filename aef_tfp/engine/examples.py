@@ -158,9 +158,11 @@ def check_ends(name: str, x: Any, steps: int | None) -> None:
     )
     if is_endless and steps is None:
         options = {"fit": "steps_per_epoch", "validation_data": "validation_steps"}
+        is_dataset = isinstance(x, tf.data.Dataset)
+        otherwise = "leave out repeat()" if is_dataset else "give it a num_batches"
         raise ValueError(
             f"{name}: the data have no end, got an endless {type(x).__name__}; pass "
-            f"{options.get(name, 'steps')}, or leave out repeat()."
+            f"{options.get(name, 'steps')}, or {otherwise}."
         )
 
 

@@ -102,8 +102,8 @@ class Intake(Mixin):
         first = checked_count("initial_epoch", kwargs.get("initial_epoch", 0), least=0)
         readings = range(first, checked_count("epochs", epochs, least=0))
         check_is_read_once("fit", x, len(readings), steps[0])
-        if len(readings) > 1 or validation_data is not None:
-            # A single endless epoch is for a callback to end.
+        if len(readings) > 1 or (validation_data is not None and not callbacks):
+            # A single endless epoch is for a callback to end, before a validation.
             check_ends("fit", x, steps[0])
         if validation_data is not None:
             held_out = self._admitted("validation_data", validation_data)
