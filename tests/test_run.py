@@ -353,6 +353,11 @@ def test_presets_are_those_of_the_paper(preset, networks, settings):
     assert got == settings
 
 
+def test_a_model_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"model must be one of .*, got 'glow'"):
+        build_model(RunConfig(model="glow"), dataset_info("digits"))
+
+
 def test_a_model_that_no_memory_holds_is_refused():
     config = RunConfig(model="vae", latent_dim=10**12)
     with pytest.raises(ValueError, match="with latent_dim 1000000000000 and flow_unit"):

@@ -20,6 +20,7 @@ from aef_tfp.networks.residual import residual_stages
 from aef_tfp.runs.config import RunConfig
 from aef_tfp.runs.defaults import has_stages
 from aef_tfp.runs.kinds import KINDS
+from aef_tfp.saved import check_choices
 
 __all__ = ["build_model"]
 
@@ -32,8 +33,10 @@ def build_model(config: RunConfig, info: DatasetInfo) -> EventModel:
         info: The data set's facts.
 
     Raises:
-        ValueError: If the configuration does not fit the data, or the model the memory.
+        ValueError: If the configuration names what there is not, or does not fit the
+            data, or the model the memory.
     """
+    check_choices(config)
     try:
         return _built(config, info)
     except MemoryError as error:
