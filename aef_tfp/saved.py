@@ -145,8 +145,10 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON is of a type that fields of a run have."""
     origin = get_origin(hint)
     if origin is Literal:
-        # True equals 1.
-        return any(value == v and type(value) is type(v) for v in get_args(hint))
+        # True equals 1, and 1.0 does.
+        return not isinstance(value, bool) and any(
+            value == v and isinstance(value, type(v)) for v in get_args(hint)
+        )
     if origin in _UNIONS:
         return any(_fits(value, part) for part in get_args(hint))
     if isinstance(origin, type) and issubclass(origin, Mapping):

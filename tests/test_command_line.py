@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 
 import aef_tfp
@@ -449,6 +450,15 @@ def test_a_configuration_out_of_range_is_named(changes, message, capsys):
 def test_settings_that_are_none_of_a_few_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         settings.check()
+
+
+def test_names_of_settings_may_come_from_an_array():
+    RunSettings(model=np.array(["vae"])[0]).check()
+
+
+def test_what_never_happens_may_have_any_interval():
+    names = ("validation_interval", "log_interval", "picture_interval")
+    RunConfig(**dict.fromkeys((*names, "keep_checkpoints"), 10**10)).check()
 
 
 def test_each_name_of_a_model_has_its_kind():

@@ -41,6 +41,8 @@ OptimizerName = Literal[
 
 # TensorFlow counts with 32 bits.
 _LARGEST_COUNT = 2**31 - 1
+# But not these, where a large number means never, or all.
+_ANY = ("validation_interval", "log_interval", "picture_interval", "keep_checkpoints")
 
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
@@ -246,7 +248,7 @@ class RunSettings:
             # None is still to be chosen.
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-            if value is not None and value > _LARGEST_COUNT:
+            if name not in _ANY and value is not None and value > _LARGEST_COUNT:
                 raise ValueError(f"{name} must be at most 2**31 - 1, got {value}.")
         if self.image_size is not None and self.image_size < 4:
             raise ValueError(f"image_size must be at least 4, got {self.image_size}.")
