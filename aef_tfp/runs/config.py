@@ -42,7 +42,13 @@ OptimizerName = Literal[
 # TensorFlow counts with 32 bits.
 _LARGEST_COUNT = 2**31 - 1
 # But not these, where a large number means never, or all.
-_ANY = ("validation_interval", "log_interval", "picture_interval", "keep_checkpoints")
+_ANY = (
+    "validation_interval",
+    "log_interval",
+    "picture_interval",
+    "keep_checkpoints",
+    "max_skipped_updates",
+)
 
 # NumPy's own generator, which Keras seeds, takes 32 bits.
 _LARGEST_SEED = 2**32 - 1
@@ -229,20 +235,9 @@ class RunSettings:
         """
         check_choices(self)
         for name in (
-            "latent_dim",
-            "flow_layers",
-            "flow_units",
-            "iterations",
-            "batch_size",
-            "validation_interval",
-            "log_interval",
-            "picture_interval",
-            "keep_checkpoints",
-            "max_skipped_updates",
-            "steps_per_execution",
-            "num_samples",
-            "num_importance_samples",
-            "width",
+            *("latent_dim", "flow_layers", "flow_units", "width", "batch_size"),
+            *("iterations", "steps_per_execution", "num_samples"),
+            *("num_importance_samples", *_ANY),
         ):
             value = getattr(self, name)
             # None is still to be chosen.
