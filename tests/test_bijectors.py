@@ -15,6 +15,7 @@ from calculus import (
 
 from aef_tfp import bijectors, flows
 from aef_tfp.bijectors.reuse import OncePerGraph, chain, one_evaluation
+from aef_tfp.bijectors.vectors import VectorBijector
 from aef_tfp.models import PixelMAF
 
 tfb = tfp.bijectors
@@ -443,6 +444,14 @@ def test_copies_have_the_arguments_of_their_own(rng):
     copied = flow.copy(name="copy")
     np.testing.assert_array_equal(copied.inverse(x), flow.inverse(x))
     assert copy.name == copied.name == "copy"
+    for original in (
+        perturb(flows.MAF(3, 2, 4, **F64), rng).bijector,
+        VectorBijector(flow, lambda function, x: function(x)),
+    ):
+        copied = original.copy(name="copy")
+        np.testing.assert_array_equal(copied.inverse(x), original.inverse(x))
+        assert copied.name == "copy"
+        assert type(copied) is type(original)
 
 
 @pytest.mark.parametrize("mask", [np.ones(3, bool), np.zeros(3, bool), np.ones(3)])

@@ -160,10 +160,20 @@ def _copied(structure):
 # `tfb.Chain` itself is a composite tensor, which asks that all its parts are, too; TFP
 # makes one of this base class where they are not.
 class _LiveChain(Live, tfb.Chain.__bases__[0]):
-    pass
+    def copy(self, **overrides):
+        """Returns a chain of the same arguments, but for those given."""
+        # TFP takes the parameters, which stand for no arguments here.
+        own = {
+            "bijectors": self.bijectors,
+            "validate_args": self.validate_args,
+            "name": self.name,
+        }
+        return chain(**{**own, **overrides})
 
 
-def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
+def chain(
+    bijectors: Sequence[tfb.Bijector], validate_args: bool = False, name: str = "chain"
+) -> tfb.Bijector:
     """Returns `tfb.Chain(bijectors)`, live and equal to itself alone.
 
     TFP's cache asks for a bijector's hash in each call. That of a `tfb.Chain` goes
@@ -177,9 +187,16 @@ def chain(bijectors: Sequence[tfb.Bijector]) -> tfb.Bijector:
 
     Args:
         bijectors: From data to base.
+        validate_args: As in every TFP bijector.
+        name: Name of the operations.
     """
     return with_plain_ranks(
-        _LiveChain(bijectors, parameters={"instance": object()}, name="chain")
+        _LiveChain(
+            bijectors,
+            validate_args=validate_args,
+            parameters={"instance": object()},
+            name=name,
+        )
     )
 
 

@@ -47,6 +47,17 @@ class VectorBijector(Live, tfb.Bijector):
     def _parameter_properties(cls, dtype):
         return {}
 
+    def copy(self, **overrides):
+        """Returns a bijector of the same arguments, but for those given."""
+        # TFP takes the parameters, which stand for no arguments here.
+        own = {
+            "bijector": self._bijector,
+            "flatten": self._flatten,
+            "around": self._around,
+            "name": self.name,
+        }
+        return VectorBijector(**{**own, **overrides})
+
     @property
     def bijector(self) -> tfb.Bijector:
         """The bijector within."""
