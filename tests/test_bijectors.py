@@ -325,9 +325,12 @@ def test_a_distribution_has_no_density_of_integers(rng):
 
 
 @pytest.mark.parametrize("values", [np.array([0, 1]), tf.zeros([2], tf.bfloat16)])
-def test_pixel_logit_refuses_types_without_its_limits(values):
-    with pytest.raises(ValueError, match="float32, float64 or float16, got"):
-        bijectors.PixelLogit(0.05).inverse(values)
+@pytest.mark.parametrize("method", ["forward", "inverse"])
+def test_pixel_logit_refuses_types_without_its_limits(values, method):
+    bijector = bijectors.PixelLogit(0.05)
+    for name in (method, f"{method}_log_det_jacobian"):
+        with pytest.raises(ValueError, match="float32, float64 or float16, got"):
+            getattr(bijector, name)(values)
 
 
 def test_pixel_logit_is_equation_19():

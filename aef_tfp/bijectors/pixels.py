@@ -78,6 +78,7 @@ class PixelLogit(tfb.Bijector):
         return float(np.log1p(-2.0 * self._logit_lambda))
 
     def _forward(self, y):
+        _check_type(y)
         return _clip_to_open_unit_interval(
             (tf.sigmoid(y) - self._logit_lambda) / (1.0 - 2.0 * self._logit_lambda)
         )
@@ -87,6 +88,7 @@ class PixelLogit(tfb.Bijector):
         return log_p - log_q
 
     def _forward_log_det_jacobian(self, y):
+        _check_type(y)
         return -tf.nn.softplus(y) - tf.nn.softplus(-y) - self._log_width
 
     def _inverse_log_det_jacobian(self, x):
@@ -94,6 +96,7 @@ class PixelLogit(tfb.Bijector):
         return self._log_width - log_p - log_q
 
     def _log_odds_parts(self, x):
+        _check_type(x)
         clipped = _clip_to_open_unit_interval(x)
         x = tf.where((x >= 0.0) & (x <= 1.0), clipped, np.nan)
         width = 1.0 - 2.0 * self._logit_lambda
@@ -103,11 +106,14 @@ class PixelLogit(tfb.Bijector):
         )
 
 
-def _clip_to_open_unit_interval(x):
-    if x.dtype not in (tf.float16, tf.float32, tf.float64):
+def _check_type(values):
+    if values.dtype not in (tf.float16, tf.float32, tf.float64):
         raise ValueError(
             "PixelLogit takes values of float32, float64 or float16, got "
-            f"{x.dtype.name}; divide integers by their number of levels."
+            f"{values.dtype.name}; divide integers by their number of levels."
         )
+
+
+def _clip_to_open_unit_interval(x):
     limits = np.finfo(x.dtype.as_numpy_dtype)
     return tf.clip_by_value(x, limits.tiny, 1.0 - limits.epsneg)
