@@ -125,6 +125,25 @@ def test_spectra_of_unlike_sets_are_refused(shape, rng):
         metrics.sharpness_records(images, np.zeros(shape), split="test")
 
 
+def test_integers_are_no_images_of_floats(rng):
+    floats = rng.uniform(size=(4, 8, 8, 1))
+    integers = (255 * floats).astype(np.uint8)
+    facts = {"split": "test"}
+    for images, generated, name in (
+        (integers, floats, "images"),
+        (floats, integers, "samples"),
+    ):
+        message = rf"^{name} must be floats in \[0, 1\], got uint8; divide"
+        with pytest.raises(ValueError, match=message):
+            metrics.sharpness_records(images, generated, **facts)
+    with pytest.raises(ValueError, match=r"^clean must be floats"):
+        metrics.denoising_records(integers, floats, noise_std=0.1, **facts)
+    with pytest.raises(ValueError, match=r"^denoised must lie in \[0, 1\]"):
+        metrics.denoising_records(floats, 255 * floats, noise_std=0.1, **facts)
+    with pytest.raises(ValueError, match="at least 2 images, got 0"):
+        metrics.denoising_records(floats[:0], floats[:0], noise_std=0.1, **facts)
+
+
 def test_blank_images_have_no_ratio(rng):
     images = rng.uniform(size=(4, 8, 8, 1))
     blank = np.zeros_like(images)

@@ -6,6 +6,7 @@ import numpy as np
 
 __all__ = [
     "check_finite",
+    "check_floats",
     "check_image_shape",
     "check_pixels",
     "check_same_shape",
@@ -57,11 +58,7 @@ def checked_images(name: str, images: Any) -> np.ndarray:
     """
     images = np.asarray(images)
     check_image_shape(name, images)
-    if images.dtype.kind != "f":
-        raise ValueError(
-            f"{name} must be floats in [0, 1], got {images.dtype}; divide integers by "
-            "the number of levels - 1 (by 255.0 for 8 bits)."
-        )
+    check_floats(name, images)
     if len(images) < 2:
         raise ValueError(
             f"{name} must be at least 2 images, got {len(images)}; one image has no "
@@ -71,15 +68,30 @@ def checked_images(name: str, images: Any) -> np.ndarray:
     return images if images.dtype == np.float64 else images.astype(np.float32)
 
 
-def check_pixels(name: str, images: np.ndarray) -> None:
-    """Raises a ValueError unless all pixels are finite and in [0, 1].
+def check_floats(name: str, images: np.ndarray) -> None:
+    """Raises a ValueError unless images are of a float type.
 
     Args:
         name: What the message calls the images.
-        images: `[n, H, W, C]` floats.
+        images: `[n, H, W, C]`.
     """
+    if images.dtype.kind != "f":
+        raise ValueError(
+            f"{name} must be floats in [0, 1], got {images.dtype}; divide integers by "
+            "the number of levels - 1 (by 255.0 for 8 bits)."
+        )
+
+
+def check_pixels(name: str, images: np.ndarray) -> None:
+    """Raises a ValueError unless all pixels are floats, finite and in [0, 1].
+
+    Args:
+        name: What the message calls the images.
+        images: `[n, H, W, C]`.
+    """
+    check_floats(name, images)
     check_finite(name, images, "images")
-    if images.min() < 0.0 or images.max() > 1.0:
+    if images.size and (images.min() < 0.0 or images.max() > 1.0):
         outside = ((images < 0.0) | (images > 1.0)).any(axis=(1, 2, 3)).sum()
         raise ValueError(
             f"{name} must lie in [0, 1], got values from {images.min():g} to "

@@ -152,10 +152,13 @@ def denoising_records(
         `<kind>_feature_error`, that of features.
 
     Raises:
-        ValueError: If the images are not pairs, or not finite.
+        ValueError: If the images are not pairs, or not floats in [0, 1].
     """
     clean, denoised = (np.asarray(x) for x in (clean, denoised))
     check_same_shape("clean", clean, "denoised", denoised, pairs=True)
+    # Errors of integers would be those of another unit.
+    for name, images in (("clean", clean), ("denoised", denoised)):
+        check_pixels(name, images)
     starts = range(0, len(clean), _PAIRS)
     return records_of_pairs(
         ((clean[i : i + _PAIRS], denoised[i : i + _PAIRS]) for i in starts),

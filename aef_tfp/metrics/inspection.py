@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.metrics.checks import check_finite
+from aef_tfp.metrics.checks import check_finite, check_pixels
 from aef_tfp.networks.batching import in_passes
 from aef_tfp.records import Record, digest_of
 
@@ -105,7 +105,8 @@ def sharpness_records(
         both sets, or over the pairs (delta method).
 
     Raises:
-        ValueError: If a set has fewer than 2 images, or their shapes differ.
+        ValueError: If a set has fewer than 2 images, or their shapes differ, or they
+            are not floats in [0, 1].
     """
     shapes = np.shape(images), np.shape(generated)
     first = 0 if are_pairs else 1
@@ -114,7 +115,11 @@ def sharpness_records(
             "spectra are compared of 2 images or more of one shape, got images "
             f"{shapes[0]} and {what} {shapes[1]}."
         )
-    ours, theirs = octave_powers(generated), octave_powers(images)
+    images, generated = np.asarray(images), np.asarray(generated)
+    theirs, ours = octave_powers(images), octave_powers(generated)
+    # Of integers beside floats the ratio would be that of the units.
+    for name, values in (("images", images), (what, generated)):
+        check_pixels(name, values)
     records = []
     for octave in theirs:
         means = [values.mean() for values in (ours[octave], theirs[octave])]
@@ -134,7 +139,7 @@ def sharpness_records(
                 estimator=f"power of {what} over that of images, by octaves of spatial "
                 "frequency (periods per side)",
                 num_images=len(ours[octave]),
-                images=digest_of(np.asarray(images)),
+                images=digest_of(images),
                 **facts,
             )
         )
