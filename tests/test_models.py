@@ -295,6 +295,9 @@ def test_sampling_is_algorithm_2_and_3(cls):
     cold = model.sample(3, temperature=0.0)
     z = model.prior_flow.bijector.forward(tf.zeros((3, 3), tf.float64))
     np.testing.assert_allclose(cold, model.decode(z))
+    # Of single precision, the model of double.
+    warm = model.sample(3, temperature=tf.constant(0.5), seed=4)
+    np.testing.assert_array_equal(warm, model.sample(3, temperature=0.5, seed=4))
     noisy = model.sample(6, seed=4, with_deviations=True)
     assert noisy.shape == samples.shape
     assert np.abs(noisy - samples).max() > 1e-6

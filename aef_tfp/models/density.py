@@ -81,7 +81,8 @@ class Density(Mixin):
             parts.append(
                 self._sample(
                     tf.constant(count, tf.int32),
-                    tf.constant(temperature, self.events.dtype),
+                    # It may be a tensor of another type.
+                    tf.constant(float(temperature), self.events.dtype),
                     with_deviations,
                     whole if count == num_samples else starting_at(whole, start),
                     # As in training, by Keras's own rule.
