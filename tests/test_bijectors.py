@@ -13,7 +13,7 @@ from calculus import (
     with_log_det,
 )
 
-from aef_tfp import bijectors, flows
+from aef_tfp import bijectors, flows, networks
 from aef_tfp.bijectors.reuse import OncePerGraph, chain, one_evaluation
 from aef_tfp.bijectors.vectors import VectorBijector
 from aef_tfp.models import PixelMAF
@@ -469,6 +469,15 @@ def test_act_norm_normalizes_in_both_directions(rng):
         out = adapt(flows.ActNorm(2, **F64), values).numpy()
         np.testing.assert_allclose(out.mean((0, 1, 2)), 0.0, atol=1e-12)
         np.testing.assert_allclose(out.std((0, 1, 2)), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_flows_in_half_precision_are_refused(dtype):
+    for build in (flows.MAF, flows.ActNorm, networks.MADE):
+        name = build.__name__
+        message = f"^{name} computes log-densities, which .* than {dtype} has; build"
+        with pytest.raises(ValueError, match=message):
+            build(3, dtype=dtype)
 
 
 def test_act_norm_leaves_a_constant_feature_finite():

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from aef_tfp.networks.batching import density_dtype
+from aef_tfp.networks.batching import checked_density_dtype
 from aef_tfp.networks.expansion import Expandable
 from aef_tfp.networks.switch import Switch
 from aef_tfp.networks.tracking import InCheckpoints
@@ -46,11 +46,13 @@ class Flow(InCheckpoints, keras.layers.Layer):
 
     Its dtype is the variable dtype of the policy that it is given, or of the global
     one: under `mixed_bfloat16` a flow computes in float32, and so do its
-    log-determinants. As a layer it takes and returns float32 there.
+    log-determinants. As a layer it takes and returns float32 there. Half precision is
+    refused with a ValueError.
     """
 
     def __init__(self, **kwargs):
-        super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
+        dtype = checked_density_dtype(type(self).__name__, kwargs.pop("dtype", None))
+        super().__init__(dtype=dtype, **kwargs)
 
     def build(self, input_shape):
         """Notes the shape `[batch, *event]` of its inputs; the weights are there."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 __all__ = [
     "PASS_ENTRIES",
     "build_for_batches",
+    "checked_density_dtype",
     "density_dtype",
     "events_per_pass",
     "in_passes",
@@ -34,6 +35,25 @@ def density_dtype(policy: Any = None) -> str:
     """
     policy = keras.dtype_policies.get(policy) or keras.config.dtype_policy()
     return policy.variable_dtype
+
+
+def checked_density_dtype(kind: str, policy: Any = None) -> str:
+    """Returns the `density_dtype` of a layer that makes log-densities, after a check.
+
+    Args:
+        kind: What the message calls the layer.
+        policy: Keras policy; None for the present one.
+
+    Raises:
+        ValueError: If it is half precision.
+    """
+    dtype = density_dtype(policy)
+    if dtype in ("float16", "bfloat16"):
+        raise ValueError(
+            f"{kind} computes log-densities, which need more digits than {dtype} has; "
+            "build it with dtype 'float32', 'float64' or 'mixed_bfloat16'."
+        )
+    return dtype
 
 
 def build_for_batches(network: Any, event_shape: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aef_tfp.networks.batching import density_dtype, with_flat_batch
+from aef_tfp.networks.batching import checked_density_dtype, with_flat_batch
 from aef_tfp.networks.counts import checked_count
 from aef_tfp.networks.equalized import REFERENCE_INPUTS, input_gain
 from aef_tfp.networks.recursion import Recursion, sorted_degrees
@@ -126,7 +126,7 @@ class MADE(keras.layers.Layer):
 
     Raises:
         ValueError: If a count is no integer of at least 1 (`num_blocks`: 0), or there
-            are not p initial parameters.
+            are not p initial parameters, or that dtype is half precision.
 
     Example:
         >>> made = MADE(event_size=4)
@@ -146,7 +146,8 @@ class MADE(keras.layers.Layer):
         initial_parameters: Sequence[float] | None = None,
         **kwargs,
     ):
-        super().__init__(dtype=density_dtype(kwargs.pop("dtype", None)), **kwargs)
+        dtype = checked_density_dtype(type(self).__name__, kwargs.pop("dtype", None))
+        super().__init__(dtype=dtype, **kwargs)
         event_size = checked_count("event_size", event_size)
         num_parameters = checked_count("num_parameters", num_parameters)
         hidden_units = checked_count("hidden_units", hidden_units)
