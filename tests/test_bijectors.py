@@ -423,6 +423,7 @@ def test_random_mask_follows_its_seed():
     [
         ("center", 64, r"latent_dim must lie in \[1, 63\].*got 64"),
         ("center", 0, r"latent_dim must lie in \[1, 63\].*got 0"),
+        ("center", 1.5, r"in \[1, 63\], an integer.*got 1.5"),
         ("middle", 8, "must be one of 'center', 'corner', 'random'.*got 'middle'"),
         (
             np.zeros((8, 8, 1)),
@@ -436,6 +437,20 @@ def test_random_mask_follows_its_seed():
 def test_partition_mask_refuses(partition, latent_dim, message):
     with pytest.raises(ValueError, match=message):
         bijectors.partition_mask(partition, (8, 8, 1), latent_dim)
+
+
+@pytest.mark.parametrize("latent_dim", [-1, 3, 9])
+def test_masks_of_other_numbers_of_entries_are_refused(latent_dim):
+    for build in (
+        bijectors.center_mask,
+        bijectors.corner_mask,
+        lambda shape, size: bijectors.random_mask(shape, size, seed=0),
+    ):
+        with pytest.raises(ValueError, match=rf"in \[1, 2\].*got {latent_dim}"):
+            build((3,), latent_dim)
+    for seed in (-1, 0.5):
+        with pytest.raises(ValueError, match=f"seed must be .* got {seed}"):
+            bijectors.partition_mask("random", (3,), 1, seed=seed)
 
 
 def test_copies_have_the_arguments_of_their_own(rng):

@@ -89,7 +89,8 @@ def partition_mask(
         Boolean array of shape `event_shape` with `latent_dim` true entries.
 
     Raises:
-        ValueError: If the name is unknown, or the mask's type, shape or count is wrong.
+        ValueError: If the name is unknown, or the mask's type, shape or count is wrong,
+            or a number is out of its range.
     """
     event_shape = tuple(event_shape)
     size = int(np.prod(event_shape))
@@ -98,11 +99,7 @@ def partition_mask(
             f"An event of one entry has no partition into core and shell, got shape "
             f"{event_shape}; give events of two entries or more, or use an ExpandedAEF."
         )
-    if not 1 <= latent_dim < size:
-        raise ValueError(
-            f"latent_dim must lie in [1, {size - 1}] for a partition of events of "
-            f"shape {event_shape}, got {latent_dim!r}."
-        )
+    _check_latent_dim(event_shape, latent_dim)
     builders: dict[str, Callable[[], np.ndarray]] = {
         "center": lambda: center_mask(event_shape, latent_dim),
         "corner": lambda: corner_mask(event_shape, latent_dim),
@@ -137,6 +134,9 @@ def center_mask(event_shape: Sequence[int], latent_dim: int) -> np.ndarray:
     upper left of the pixels around the centre, and of odd sides one before the middle
     (for sides of 3 at the first). All channels of a pixel are taken in turn before the
     spiral goes on. A vector `(n,)` counts as an image of one row.
+
+    Raises:
+        ValueError: If there is no such number of core entries, or no such image.
     """
     height, width, _ = _as_image_shape(event_shape)
     return _mask_of_pixels(event_shape, latent_dim, _spiral(height, width))
@@ -148,6 +148,9 @@ def corner_mask(event_shape: Sequence[int], latent_dim: int) -> np.ndarray:
     The four corners of each channel come first, channel by channel, then the next
     pixel along each side, then the next ring. A vector `(n,)` counts as an image of one
     row, so entries are taken from its two ends.
+
+    Raises:
+        ValueError: If there is no such number of core entries, or no such image.
     """
     height, width, channels = _as_image_shape(event_shape)
     entries = (
@@ -162,11 +165,28 @@ def corner_mask(event_shape: Sequence[int], latent_dim: int) -> np.ndarray:
 def random_mask(
     event_shape: Sequence[int], latent_dim: int, *, seed: int
 ) -> np.ndarray:
-    """Marks `latent_dim` entries drawn without replacement under a seed."""
+    """Marks `latent_dim` entries drawn without replacement under a seed.
+
+    Raises:
+        ValueError: If there is no such number of core entries, or no such seed.
+    """
+    _check_latent_dim(event_shape, latent_dim)
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}.")
     mask = np.zeros(int(np.prod(event_shape)), dtype=bool)
     chosen = np.random.default_rng(seed).permutation(mask.size)[:latent_dim]
     mask[chosen] = True
     return mask.reshape(event_shape)
+
+
+def _check_latent_dim(event_shape: Sequence[int], latent_dim: Any) -> None:
+    size = int(np.prod(event_shape))
+    is_integer = isinstance(latent_dim, (int, np.integer))
+    if not is_integer or not 1 <= latent_dim < size:
+        raise ValueError(
+            f"latent_dim must lie in [1, {size - 1}], an integer, for a partition of "
+            f"events of shape {tuple(event_shape)}, got {latent_dim!r}."
+        )
 
 
 def _as_image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -187,6 +207,7 @@ def _mask_of_pixels(event_shape, latent_dim, pixels) -> np.ndarray:
 
 
 def _mask_of_entries(event_shape, latent_dim, entries) -> np.ndarray:
+    _check_latent_dim(event_shape, latent_dim)
     mask = np.zeros(_as_image_shape(event_shape), dtype=bool)
     # dict keeps the first of equal entries: the sides of a ring meet at its corners.
     for entry in islice(dict.fromkeys(entries), latent_dim):
