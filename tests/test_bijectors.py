@@ -486,6 +486,19 @@ def test_act_norm_normalizes_in_both_directions(rng):
         np.testing.assert_allclose(out.std((0, 1, 2)), 1.0, atol=1e-12)
 
 
+def test_what_does_not_fit_a_flow_is_told_in_one_line():
+    x = tf.zeros([2, 3])
+    flow = bijectors.MaskedAutoregressive(networks.MADE(3, 3, 4))
+    for direction in (flow.forward, flow.inverse):
+        with pytest.raises(ValueError, match=r"parameters \[..., 2\].*, 3\); let"):
+            direction(x)
+    with pytest.raises(ValueError, match="takes a list of flows, got a Reverse; give"):
+        flows.Stack(flows.Reverse(3))
+    for adapt in (flows.adapt_inverse, flows.adapt_forward):
+        with pytest.raises(ValueError, match=r"one example or more, got .*\[0, 3\]"):
+            adapt(flows.ActNorm(3), x[:0])
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_flows_in_half_precision_are_refused(dtype):
     for build in (flows.MAF, flows.ActNorm, networks.MADE):

@@ -45,7 +45,17 @@ def affine_inverse(parameters) -> tfb.Bijector:
 
     Returns:
         A bijector over scalars of batch shape `[...]`.
+
+    Raises:
+        ValueError: If there are more or fewer than two parameters.
     """
+    parameters = tf.convert_to_tensor(parameters)
+    if not parameters.shape[-1:].is_compatible_with([2]):
+        raise ValueError(
+            "affine_inverse takes parameters [..., 2], shift and raw scale of each "
+            f"entry, got the shape {parameters.shape}; let the conditioner return two, "
+            "or give a scalar_bijector of those that it has."
+        )
     shift, raw_scale = tf.unstack(parameters, num=2, axis=-1)
     scale = tf.nn.softplus(raw_scale) + _SCALE_FLOOR
     return tfb.Invert(tfb.Chain([tfb.Shift(shift), tfb.Scale(scale)]))

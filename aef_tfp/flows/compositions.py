@@ -1,6 +1,6 @@
 """Flows made of flows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -29,6 +29,9 @@ class Stack(Expandable, Flow):
             through them from last to first.
         **kwargs: As in every Keras layer.
 
+    Raises:
+        ValueError: If `flows` is no list of flows.
+
     Example:
         >>> flow = Stack([PixelSquash(1e-6), ActNorm(1)])
         >>> flow.bijector.forward(tf.zeros([2, 8, 8, 1])).shape
@@ -37,6 +40,11 @@ class Stack(Expandable, Flow):
 
     def __init__(self, flows: Sequence[Any], **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(flows, Iterable):
+            raise ValueError(
+                f"A Stack takes a list of flows, got a {type(flows).__name__}; give "
+                "even a single one in a list, [flow]."
+            )
         self.flows = [checked_flow(flow) for flow in flows]
         self.built = True
 

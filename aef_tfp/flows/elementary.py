@@ -68,6 +68,11 @@ class ActNorm(Flow):
 
     def _moments(self, values):
         flat = tf.reshape(values, [-1, self.size])
+        if flat.shape[0] == 0:
+            raise ValueError(
+                f"{self.name} is initialized from one example or more, got the shape "
+                f"{values.shape.as_list()}."
+            )
         # From one of them on, so that a constant is found exactly.
         apart = flat - flat[0]
         centre = tf.reduce_mean(apart, axis=0)
