@@ -18,6 +18,7 @@ from aef_tfp.engine.diagnosis import describe_non_finite
 from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
+    seeds_under,
     starting_at,
     stateless_seed,
     uniform_noise,
@@ -790,3 +791,21 @@ def test_a_share_of_a_data_set_is_not_held_out():
     with pytest.raises(ValueError, match="validation_split holds out a part of an arr"):
         model.fit(batches(FLOATS), validation_split=0.5, verbose=0)
     assert largest_difference(weights(model), before) == 0.0
+
+
+@pytest.mark.parametrize("seed", [(5, 0), (-5, 7), (5, -7)])
+def test_noise_and_seeds_are_the_same_under_xla(seed):
+    def noise_from(seed, place):
+        own = seeds_under(starting_at(seed, place), 2)
+        # Within a loop nothing is known when it is compiled.
+        return tf.map_fn(
+            lambda each: uniform_noise([4, 3], each, tf.float64),
+            own,
+            fn_output_signature=tf.float64,
+        )
+
+    seed = tf.constant(seed)
+    compiled = tf.function(noise_from, jit_compile=True, autograph=False)
+    for place in range(3):
+        place = tf.constant(place, tf.int64)
+        np.testing.assert_array_equal(compiled(seed, place), noise_from(seed, place))

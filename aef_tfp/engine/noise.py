@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops.random_ops_util import get_key_counter_alg
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp.engine.arguments import checked_seed
@@ -96,7 +97,7 @@ def split_seed(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
 def seeds_under(seed: tf.Tensor, count: Any) -> tf.Tensor:
     """Returns what `split_seed` does as one tensor, `[count, 2]` or `[count, 3]`."""
     # Those of TensorFlow depend on the type, too.
-    seeds = tf.random.split(tf.cast(seed[:2], tf.int32), count)
+    seeds = tf.random.split(tf.cast(seed[:2], tf.int32), count, alg=_ALGORITHM)
     if seed.shape[0] == 2:
         return seeds
     place = tf.tile(seed[None, 2:], [count, 1])
@@ -162,15 +163,18 @@ def _random_bits(shape: Any, seed: tf.Tensor) -> tf.Tensor:
     # The counter goes to the group of numbers that the first one lies in.
     within = before % _NUMBERS_PER_COUNT
     counts = tf.cast(before // _NUMBERS_PER_COUNT, tf.uint64)
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
+    # As TensorFlow does for this algorithm. Its operation by that name takes 32 bits of
+    # a seed under XLA, without their sign.
+    key, counter, algorithm = get_key_counter_alg(seed[:2], _ALGORITHM)
+    # As many as the last place within a group asks for: XLA wants to know the number.
     bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=(size + within)[None],
+        shape=(size + _NUMBERS_PER_COUNT - 1)[None],
         key=key,
         counter=counter + tf.stack([counts, tf.zeros_like(counts)]),
-        alg=tf.random.Algorithm.PHILOX.value,
+        alg=algorithm,
         dtype=tf.uint32,
     )
-    return tf.reshape(bits[within:], shape)
+    return tf.reshape(tf.slice(bits, [within], [size]), shape)
 
 
 def standard_normal(size: int, dtype: Any) -> tfd.Distribution:

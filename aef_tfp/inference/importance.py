@@ -13,6 +13,7 @@ from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
     seeds_under,
+    split_seed,
     starting_at,
     stateless_seed,
 )
@@ -180,7 +181,7 @@ def importance_estimate(
     x = model.events.checked(x, density=True)
     whole = starting_at(stateless_seed(seed), 0)
     first = whole[2]
-    seeds = tf.unstack(tf.random.split(tf.cast(whole[:2], tf.int32), 1 + num_repeats))
+    seeds = split_seed(whole[:2], 1 + num_repeats)
     check_fits_memory(
         f"num_samples of {num_samples:,}",
         16 * num_samples * num_repeats,

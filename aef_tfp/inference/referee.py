@@ -12,6 +12,7 @@ from aef_tfp.engine.arguments import check_fits_memory, checked_count
 from aef_tfp.engine.noise import (
     fold_seed,
     normal_noise,
+    split_seed,
     standard_normal,
     starting_at,
     stateless_seed,
@@ -152,7 +153,7 @@ def annealed_log_prob(
     # As in `importance_estimate`.
     whole = starting_at(stateless_seed(seed), 0)
     first = whole[2]
-    seeds = tf.random.split(tf.cast(whole[:2], tf.int32), 2)
+    seeds = split_seed(whole[:2], 2)
     parts, start = [], 0
     for count in pass_sizes(len(x), paths.events_per_pass):
         y, log_det = model._preprocessed(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from aef_tfp import inference
-from aef_tfp.engine.noise import standard_normal
+from aef_tfp.engine.noise import seeds_under, standard_normal
 from aef_tfp.engine.tracing import traced
 from aef_tfp.flows.checks import bijector_of
 from aef_tfp.inference.importance import (
@@ -269,13 +269,13 @@ class Marginal(Chained):
         One sample per pass, so that memory is bounded whatever K. The numbers are those
         of `importance_estimate`.
         """
-        seeds = tf.random.split(seed, 2)
+        seeds = seeds_under(seed, 2)
         y, log_det = self._preprocess(self.dequantize(x, seeds[0]))
         scale = tf.constant(self.proposal_scale("encoder"), y.dtype)
         proposal = self._propose(y)
         log_weights = tf.map_fn(
             lambda sample: self._log_weights(y, scale, proposal, sample[None])[0],
-            tf.random.split(seeds[1], num_samples),
+            seeds_under(seeds[1], num_samples),
             fn_output_signature=tf.TensorSpec([None], y.dtype),
             parallel_iterations=1,
         )
