@@ -320,6 +320,8 @@ def test_latents_of_very_different_scale_and_nan_leave_the_others_alone():
 
     start = tf.constant([[1.0, 2.0], [np.nan, 0.0], [-3.0, 0.5]])
     fit = laplace_approximation(log_density, residuals, start)
+    of_array = laplace_approximation(log_density, residuals, start.numpy())
+    np.testing.assert_array_equal(of_array.mode, fit.mode)
     covariance = np.linalg.inv(weights.numpy().T.astype(float) @ weights.numpy())
     for i in (0, 2):
         got = fit.factor[i] @ tf.transpose(fit.factor[i])

@@ -51,6 +51,7 @@ def laplace_approximation(
         num_steps: Newton steps at most; those of an event end with one that gains less
             than 0.01 nats.
     """
+    start = tf.convert_to_tensor(start)
     shape = start.shape
 
     # A function of its own is traced once for both places that call it.
