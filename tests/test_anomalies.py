@@ -81,6 +81,13 @@ def test_likelihoods_are_to_be_high_and_errors_low():
         "error of 0 does not say how sure that is"
     )
     assert "told apart" not in found["auroc_reconstruction_error"].detail
+    (blind,) = anomaly_records(
+        records([1.0, 1.0], [0.1, 0.3], "01")[1:2],
+        records([1.0, 1.0], [0.1, 0.3], "89")[1:2],
+        against="others",
+    )
+    assert (blind.value, blind.standard_error) == (0.5, 0.0)
+    assert "all images of a kind are ranked alike: the standard" in blind.detail
 
 
 def test_an_anomaly_may_have_no_density_at_all():

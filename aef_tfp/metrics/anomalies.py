@@ -109,7 +109,7 @@ def anomaly_records(
                 detail=f"{record.name} {record.value:.5g}, and "
                 f"{sign * scores.mean():.5g} of the {against}"
                 + _lost(lost)
-                + _unknown(area),
+                + _unknown(area, error),
                 anomalies=other.images,
                 per_image=None,
             )
@@ -132,12 +132,13 @@ def _lost(lost: np.ndarray) -> str:
     return f"; {of} could not be computed, and count as infinite"
 
 
-def _unknown(area: float) -> str:
+def _unknown(area: float, error: float) -> str:
     """A note for the same line, if the standard error is 0 and says nothing."""
-    told = {1.0: "all pairs are told apart", 0.0: "all pairs are the wrong way round"}
-    if area not in told:
+    if error:
         return ""
-    return f"; {told[area]}: the standard error of 0 does not say how sure that is"
+    told = {1.0: "all pairs are told apart", 0.0: "all pairs are the wrong way round"}
+    how = told.get(area, "all images of a kind are ranked alike")
+    return f"; {how}: the standard error of 0 does not say how sure that is"
 
 
 def _sign(name: str) -> int:
