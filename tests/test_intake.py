@@ -577,7 +577,7 @@ def test_numbers_beyond_the_dtype_of_the_model_are_refused():
     with pytest.raises(ValueError, match=r"model's float32, got .* to 1e\+300; give"):
         model.adapt(np.array([[0.0, 1.0, 1e300]]))
     with pytest.raises(ValueError, match="dtype 'bfloat16' is not supported"):
-        small_model(ExpandedAEF, (3,), 2, dtype="bfloat16")
+        ExpandedAEF((3,), 2, dtype="bfloat16")
 
 
 def test_checkpoints_without_validation_data_say_so_before_training(tmp_path):
