@@ -24,7 +24,8 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    # Programs that the tests start are as they are to users.
+    # As the kernel of the notebooks; other programs that tests start stay as users
+    # have them.
     hurry()
 
 
